@@ -1,0 +1,55 @@
+"""The exception tree: every error that one room raises for another to handle.
+
+Foreign exceptions (aiohttp's, NVML's, the operating system's) become one of these at the edge
+where they arise, and nowhere else. A contradiction inside the scheduler is an `assert` instead.
+"""
+
+
+class GateError(Exception):
+    """The root: whoever catches this catches everything that is ours."""
+
+
+class ConfigError(GateError):
+    """A wrong command line, environment variable or gate.yaml; the text lists every problem."""
+
+
+class UpstreamError(GateError):
+    """Something went wrong between the gate and an Ollama."""
+
+
+class UpstreamGoneError(UpstreamError):
+    """No answer: refused, reset, or closed before the answer's first byte."""
+
+
+class UpstreamBrokenError(UpstreamError):
+    """The answer began and then broke off; what was relayed cannot be taken back."""
+
+
+class UpstreamRefusedError(UpstreamError):
+    """Ollama answered a request of the gate's own with an error.
+
+    Attributes:
+        status: HTTP status of the answer.
+        text: Ollama's own words.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+        self.text = text
+
+
+class CardError(GateError):
+    """No reading from a card, or from the system's memory; the text says what to do."""
+
+
+class BadRequestError(GateError):
+    """A header or body of a client's that means nothing; the text says what was expected."""
+
+
+class BodyTooLargeError(GateError):
+    """A body longer than `max_body`."""
+
+
+class ListenError(GateError):
+    """The address to listen on cannot be had."""
