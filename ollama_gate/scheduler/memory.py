@@ -1,0 +1,292 @@
+"""What occupies memory: runners, the books of a bin, and whether one more runner fits.
+
+Memory that is still leaving still counts; it is released when it is *seen* back. The books never
+say less than a reading does: what is used and not ours is somebody else's.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from ollama_gate.scheduler.types import (
+    Bin,
+    Launch,
+    ModelKey,
+    Need,
+    Request,
+    RequestId,
+    RunnerState,
+)
+
+GIB = 2**30
+
+DEFAULT_RESERVE_BYTES = GIB
+DEFAULT_RESERVE_SHARE = 0.05
+"""Of what a reading says, the larger of the two is never planned with."""
+
+OLLAMA_SHARE_PERCENT = 80
+"""Beside another model Ollama loads only what it predicts to stay within this share of the free
+memory (v0.32.15 `server/sched.go`, `load`)."""
+
+READING_NOISE_BYTES = 16 * 2**20
+"""Two readings that differ by less are equal: a desktop's windows come and go."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Runner:
+    """One model in one bin, from the moment its load is ordered until its memory is seen back.
+
+    Attributes:
+        reported_bytes: what Ollama's own books hold for it.
+        free_at_load_bytes: what the card had free when its load began. Ollama remembers this
+            figure for as long as the runner lives and plans with it.
+        since: when it entered its present state.
+        ready_at: when it became resident.
+        served: how many requests it has been given since.
+        used_before_bytes: the reading at the moment Ollama stopped listing it.
+        last_used_bytes: the reading before the present one, while its memory is awaited.
+    """
+
+    bin: Bin
+    model: ModelKey
+    name: str
+    launch: Launch
+    num_ctx: int | None
+    footprint_bytes: int
+    reported_bytes: int
+    free_at_load_bytes: int | None
+    parallel: int
+    keep_alive_s: float
+    state: RunnerState
+    since: float
+    load_s: float
+    ready_at: float = 0.0
+    idle_since: float = 0.0
+    served: int = 0
+    used_before_bytes: int | None = None
+    last_used_bytes: int | None = None
+    running: dict[RequestId, Request] = field(default_factory=dict)
+
+    @property
+    def resident(self) -> bool:
+        """Whether it can serve."""
+        return self.state is RunnerState.RESIDENT
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs on it."""
+        return not self.running
+
+    @property
+    def expires_at(self) -> float:
+        """When its `keep_alive` ends, if nobody comes; `inf` for never."""
+        return self.idle_since + self.keep_alive_s
+
+    def enter(self, state: RunnerState, now: float) -> None:
+        """Change state."""
+        self.state, self.since = state, now
+
+
+def serves(runner: Runner, request: Request) -> bool:
+    """Whether a runner, once resident, would serve a request without being reloaded.
+
+    Follows `needsReload` of Ollama v0.32.15 `server/sched.go`, with two deviations on the safe
+    side: an option given on one side only counts as a difference even where Ollama's default
+    happens to equal it, and a model that one client put on the CPU (`num_gpu: 0`) does not serve
+    those who did not ask for that.
+    """
+    have, want = runner.launch, request.launch
+    return (
+        runner.model == request.model
+        and _same_context(runner, request)
+        and _same_layers(runner, want)
+        and have.num_batch == want.num_batch
+        and have.main_gpu == want.main_gpu
+        and have.use_mmap == want.use_mmap
+        and have.num_thread == want.num_thread
+        and have.draft_num_predict == want.draft_num_predict
+        and have.shift == want.shift
+        and have.extras == want.extras
+    )
+
+
+def _same_context(runner: Runner, request: Request) -> bool:
+    # Who asks for the same gets the same, even where Ollama then gives less than was asked for:
+    # otherwise a runner would not serve the very request that it was loaded for.
+    asked_alike = runner.launch.num_ctx == request.launch.num_ctx
+    return asked_alike or runner.num_ctx == request.num_ctx
+
+
+def _same_layers(runner: Runner, want: Launch) -> bool:
+    if want.num_gpu is None or want.num_gpu < 0:
+        return runner.bin.cpu or not runner.launch.on_cpu
+    return runner.launch.num_gpu == want.num_gpu
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortfall:
+    """Why a runner cannot be loaded now, in numbers.
+
+    Attributes:
+        rule: `memory`, `80%` (Ollama's own test), `max_loaded`, or `unknown` where neither a
+            reading nor a configured budget says how much there is.
+        missing_bytes: what would have to be freed, 0 where bytes are not the question.
+    """
+
+    rule: str
+    missing_bytes: int = 0
+
+    def __str__(self) -> str:
+        """As it stands in a log line."""
+        if not self.missing_bytes:
+            return self.rule
+        missing = f"{self.missing_bytes / GIB:.1f}GiB"
+        return missing if self.rule == "memory" else f"{missing}({self.rule})"
+
+
+@dataclass(slots=True)
+class Books:
+    """One bin's memory: what there is, and what others use of it."""
+
+    bin: Bin
+    total_bytes: int | None = None
+    used_bytes: int | None = None
+    foreign_bytes: int = 0
+    _seen_lower_bytes: int | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether readings arrive, so that memory can be seen to come back."""
+        return self.used_bytes is not None
+
+    @property
+    def capacity_bytes(self) -> int | None:
+        """What may be planned with: the configured budget, else a reading less the reserve."""
+        if self.bin.capacity_bytes is not None:
+            return self.bin.capacity_bytes
+        if self.total_bytes is None:
+            return None
+        reserve = self.bin.reserve_bytes
+        if reserve is None:
+            reserve = max(DEFAULT_RESERVE_BYTES, int(self.total_bytes * DEFAULT_RESERVE_SHARE))
+        return max(0, self.total_bytes - reserve)
+
+    def measure(
+        self, total_bytes: int, used_bytes: int, *, committed_bytes: int, moving: bool
+    ) -> None:
+        """Take in a reading.
+
+        What others use grows at once and shrinks after two readings in a row, and not while a
+        load or unload is `moving` memory: then a reading can only show that they use *more*.
+        """
+        self.total_bytes, self.used_bytes = total_bytes, used_bytes
+        foreign = max(0, used_bytes - committed_bytes)
+        if foreign >= self.foreign_bytes:
+            self.foreign_bytes, self._seen_lower_bytes = foreign, None
+        elif moving:
+            self._seen_lower_bytes = None
+        elif self._seen_lower_bytes is None:
+            self._seen_lower_bytes = foreign
+        else:
+            self.foreign_bytes = max(foreign, self._seen_lower_bytes)
+            self._seen_lower_bytes = None
+
+    def cover(self, committed_bytes: int) -> None:
+        """Let what others use explain the rest of the last reading, when less is committed now."""
+        if self.used_bytes is not None:
+            self.foreign_bytes = max(self.foreign_bytes, self.used_bytes - committed_bytes)
+
+    def free_bytes(self, runners: Collection[Runner]) -> int | None:
+        """What is left for one more beside `runners`; negative when over-committed."""
+        if self.capacity_bytes is None:
+            return None
+        return self.capacity_bytes - self.foreign_bytes - committed(runners)
+
+    def card_free_bytes(self, runners: Collection[Runner]) -> int | None:
+        """What Ollama would be told if it asked the card now."""
+        if self.total_bytes is not None and self.used_bytes is not None:
+            return max(0, self.total_bytes - self.used_bytes)
+        if self.bin.capacity_bytes is None:
+            return None
+        return max(0, self.bin.capacity_bytes - committed(runners))
+
+    def ollama_free_bytes(self, staying: Collection[Runner]) -> int | None:
+        """What Ollama will believe to be free while `staying` are loaded.
+
+        It does not look again while one of them is on the card: it takes, of one, what the card
+        had free when that one was loaded, and lets its own books lower the figure (v0.32.15
+        `updateFreeSpace` and `GetDeviceInfos`). Which one it takes is left to chance, so the least
+        favourable counts.
+        """
+        total = self.total_bytes if self.total_bytes is not None else self.bin.capacity_bytes
+        if total is None:
+            return None
+        on_card = [runner for runner in staying if not runner.launch.on_cpu]
+        if not on_card:
+            return max(0, total - self.foreign_bytes - committed(staying))
+        own = total - sum(runner.reported_bytes for runner in staying)
+        remembered = (
+            runner.free_at_load_bytes - runner.reported_bytes
+            for runner in on_card
+            if runner.free_at_load_bytes is not None
+        )
+        return max(0, min([own, *remembered]))
+
+
+def committed(runners: Collection[Runner]) -> int:
+    """Bytes that runners hold, in whatever state they are."""
+    return sum(runner.footprint_bytes for runner in runners)
+
+
+def shortfall(
+    need: Need, books: Books, staying: Collection[Runner], *, elsewhere: int, max_loaded: int
+) -> Shortfall | None:
+    """What prevents a load beside `staying`; `None` when it fits.
+
+    With nothing else in the bin everything fits: Ollama makes no test then, and what is larger
+    than the card has nowhere better to go.
+
+    Args:
+        need: what the newcomer takes.
+        books: of the bin it would go to.
+        staying: the runners that would remain in that bin.
+        elsewhere: how many runners the upstream has in its other bins.
+        max_loaded: how many runners the upstream keeps before it evicts by itself.
+    """
+    listed = sum(runner.state is not RunnerState.LEAVING for runner in staying)
+    if listed + elsewhere >= max_loaded:
+        return Shortfall(rule=f"max_loaded={max_loaded}")
+    if not staying:
+        return None
+    free = books.free_bytes(staying)
+    if free is None:
+        return Shortfall(rule="unknown")
+    if need.footprint_bytes > free:
+        return Shortfall(rule="memory", missing_bytes=need.footprint_bytes - free)
+    return None if books.bin.cpu else _eighty_percent(need, books, staying)
+
+
+def _eighty_percent(need: Need, books: Books, staying: Collection[Runner]) -> Shortfall | None:
+    believed = books.ollama_free_bytes(staying)
+    assert believed is not None, "a bin with a capacity has a total"
+    allowed = believed * OLLAMA_SHARE_PERCENT // 100
+    if need.predicted_bytes <= allowed:
+        return None
+    return Shortfall(rule="80%", missing_bytes=need.predicted_bytes - allowed)
+
+
+def memory_is_back(runner: Runner, books: Books, others: Collection[Runner]) -> bool:
+    """Whether the memory of a runner that Ollama no longer lists has been seen back.
+
+    Either the card uses no more than the books of everybody else explain; or it has settled
+    after giving back at least half of what was booked, so that the rest was booked too high or
+    is somebody else's.
+    """
+    used, before, last = books.used_bytes, runner.used_before_bytes, runner.last_used_bytes
+    assert used is not None, "memory is awaited only where readings arrive"
+    assert before is not None, "the reading is kept when Ollama stops listing a runner"
+    # What is being loaded has not taken all that is booked for it, and must not hide the rest.
+    in_place = [other for other in others if other.state is not RunnerState.LOADING]
+    if used <= committed(in_place) + books.foreign_bytes + READING_NOISE_BYTES:
+        return True
+    settled = last is not None and abs(last - used) <= READING_NOISE_BYTES
+    return settled and before - used >= runner.footprint_bytes // 2

@@ -1,0 +1,271 @@
+"""What the brain reasons about: requests, runners, bins, and the reasons it gives.
+
+Plain frozen records. Nothing here knows of HTTP, of clocks or of a card; sizes are bytes,
+times are seconds on whatever monotonic clock the caller uses.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import NewType
+
+ModelKey = NewType("ModelKey", str)
+"""Identity of what occupies memory: the GGUF blob's digest, so that aliases share one runner."""
+
+BinId = NewType("BinId", str)
+"""A place that can hold models, as `upstream/card`."""
+
+RequestId = NewType("RequestId", str)
+
+
+class Priority(IntEnum):
+    """The three classes; a smaller number is served sooner."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """The options that a runner is started with; `None` leaves the choice to Ollama.
+
+    These are the options whose change makes Ollama reload a model (`needsReload` in Ollama
+    v0.32.15 `server/sched.go`), after the Modelfile's parameters were applied, with `num_ctx`
+    clamped to the trained length.
+
+    Attributes:
+        shift: context shift, a flag of the runner rather than an option.
+        extras: adapter and projector blobs, which reload as well.
+    """
+
+    num_ctx: int | None = None
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    use_mmap: bool | None = None
+    num_thread: int | None = None
+    draft_num_predict: int | None = None
+    shift: bool | None = None
+    extras: tuple[str, ...] = ()
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether no layer may go to a card, so that no VRAM is needed."""
+        return self.num_gpu == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a runner will take in one bin.
+
+    Attributes:
+        footprint_bytes: what is booked: weights, cache, compute buffers, process overhead.
+        predicted_bytes: what Ollama itself will compare with 80 % of the free memory; 0 where
+            it makes no such test.
+    """
+
+    footprint_bytes: int
+    predicted_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One inference request as the scheduler sees it.
+
+    Attributes:
+        model: what must be resident.
+        name: the name the client used; a load that it causes uses it.
+        needs: what its runner would take, for each bin that can hold it.
+        arrived_at: when it was first accepted; a request tried again keeps its place.
+        num_ctx: the context in effect for one slot if a runner were loaded for it, whether it
+            asked for one or left the choice to Ollama; `None` where nobody can tell.
+        parallel: how many requests one runner of this model may serve at once.
+        keep_alive_s: how long the model may idle afterwards, `inf` for no limit; `None` leaves
+            the runner's present limit as it is.
+        default_keep_alive_s: the limit a runner starts with if this request causes its load.
+    """
+
+    id: RequestId
+    model: ModelKey
+    name: str
+    needs: Mapping[BinId, Need]
+    arrived_at: float
+    launch: Launch = field(default_factory=Launch)
+    num_ctx: int | None = None
+    priority: Priority = Priority.NORMAL
+    client: str = ""
+    parallel: int = 1
+    keep_alive_s: float | None = None
+    default_keep_alive_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """A place that can hold models: one card of one upstream, or its CPU.
+
+    Attributes:
+        capacity_bytes: the configured budget, all of it to be planned with; `None` where only
+            readings tell. Until there is one of the two, the bin holds one model at a time.
+        reserve_bytes: kept free of what a *reading* says; `None` for the larger of 1 GiB and 5 %.
+        cpu: no card at all: Ollama makes no 80 % co-residency test here.
+    """
+
+    id: BinId
+    upstream: str
+    capacity_bytes: int | None = None
+    reserve_bytes: int | None = None
+    cpu: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """One Ollama.
+
+    Attributes:
+        max_loaded: how many runners it keeps before it evicts by itself.
+        outage_wait_s: how long a request waits for it while it does not answer.
+    """
+
+    name: str
+    max_loaded: int = 3
+    outage_wait_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The scheduler's parameters.
+
+    Attributes:
+        tau_s: patience of high, normal and low: how long a request may be passed over.
+        kappa: quantum of a runner that still has waiting work, in units of the load times that
+            replacing it costs; before that not even impatience takes its memory.
+        queue_max_size: how many requests may wait.
+        keep_alive_s: how long a runner that the gate did not load may idle.
+        recovery_s: how long memory is awaited after an unload before what is missing is booked
+            as somebody else's (Ollama v0.32.15 waits as long).
+    """
+
+    tau_s: tuple[float, float, float] = (20.0, 120.0, 300.0)
+    kappa: float = 6.0
+    queue_max_size: int = 1000
+    keep_alive_s: float = 300.0
+    recovery_s: float = 5.0
+
+
+class RunnerState(Enum):
+    """Where a runner is in its life; memory is committed in every one of them."""
+
+    LOADING = "loading"
+    RESIDENT = "resident"
+    UNLOADING = "unloading"
+    """Asked to go, still listed by Ollama."""
+    LEAVING = "leaving"
+    """No longer listed; its memory has not been seen back yet."""
+
+
+class Refusal(Enum):
+    """Why a request is turned away."""
+
+    QUEUE_FULL = "queue_full"
+    LOAD_FAILED = "load_failed"
+    UPSTREAM_AWAY = "upstream_away"
+    CANCELLED = "cancelled"
+    SHUTTING_DOWN = "shutting_down"
+
+
+class Cause(Enum):
+    """Why a request waits."""
+
+    UPSTREAM_AWAY = "upstream_away"
+    SLOTS_FULL = "slots_full"
+    """Its model is resident, and every slot is taken."""
+    LOADING = "loading"
+    """Its model is being loaded."""
+    LOADER_BUSY = "loader_busy"
+    """Another model is being loaded; an upstream loads one at a time."""
+    MAKING_ROOM = "making_room"
+    """It is next: victims finish, leave, or their memory is awaited."""
+    BEHIND = "behind"
+    """Another model is next."""
+    NO_ROOM = "no_room"
+    """What is resident is in use or wanted, and patience has not ended yet."""
+    QUANTUM = "quantum"
+    """It is no longer passed over, but what is resident has just begun its turn."""
+    DRAINING = "draining"
+    """Its model is resident, but makes room for somebody who waited too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Where a waiting request stands.
+
+    Attributes:
+        position: 1 for the next in line, over all classes and models.
+        behind: the models or requests that hold it up.
+        until: when its cause ends by time alone, if it does.
+    """
+
+    request: Request
+    position: int
+    cause: Cause
+    behind: tuple[str, ...]
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerView:
+    """One runner at the instant of a snapshot.
+
+    Attributes:
+        waiting: how many waiting requests it could serve.
+        draining: serves nobody new, to make room for somebody who waited too long.
+        load_s: how long its load took.
+    """
+
+    bin: BinId
+    model: ModelKey
+    name: str
+    state: RunnerState
+    launch: Launch
+    num_ctx: int | None
+    footprint_bytes: int
+    parallel: int
+    running: tuple[RequestId, ...]
+    waiting: int
+    draining: bool
+    idle_since: float | None
+    expires_at: float | None
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BinView:
+    """One bin's books at the instant of a snapshot.
+
+    Attributes:
+        capacity_bytes: what may be planned with, the reserve already taken off.
+        target: the model that is next to be loaded.
+        victims: the models that make room for it.
+    """
+
+    bin: Bin
+    capacity_bytes: int | None
+    foreign_bytes: int
+    committed_bytes: int
+    free_bytes: int | None
+    available: bool
+    target: str | None
+    victims: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything a person may want to know, at one instant."""
+
+    now: float
+    bins: tuple[BinView, ...]
+    runners: tuple[RunnerView, ...]
+    waiting: tuple[Waiting, ...]
+    running: tuple[tuple[Request, BinId], ...]
+    closing: bool

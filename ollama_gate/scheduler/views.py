@@ -1,0 +1,145 @@
+"""What the machine can tell a person: where everything stands, and why a request waits.
+
+Reads the machine's state and its last plans; decides nothing and changes nothing.
+"""
+
+from collections.abc import Iterable
+
+from ollama_gate.scheduler.machine import Held, Machine, Plan
+from ollama_gate.scheduler.memory import Runner, committed
+from ollama_gate.scheduler.types import (
+    Bin,
+    BinView,
+    Cause,
+    Request,
+    RunnerState,
+    RunnerView,
+    Snapshot,
+    Waiting,
+)
+
+Reason = tuple[Cause, tuple[str, ...], float | None]
+"""A cause, the names of what is behind it, and when time alone ends it."""
+
+
+def snapshot(machine: Machine) -> Snapshot:
+    """Everything at the instant of the machine's last event."""
+    in_order = machine.line.in_order(machine.now)
+    return Snapshot(
+        now=machine.now,
+        bins=tuple(_bin_view(machine, books.bin) for books in machine.books.values()),
+        runners=tuple(
+            _runner_view(machine, runner) for runner in _sorted(machine.runners.values())
+        ),
+        waiting=tuple(
+            _waiting(machine, request, position) for position, request in enumerate(in_order, 1)
+        ),
+        running=tuple(machine.running.values()),
+        closing=machine.closing,
+    )
+
+
+def _sorted(runners: Iterable[Runner]) -> list[Runner]:
+    return sorted(runners, key=lambda runner: (runner.bin.id, runner.name))
+
+
+def _names(runners: Iterable[Runner]) -> tuple[str, ...]:
+    return tuple(runner.name for runner in _sorted(runners))
+
+
+def _bin_view(machine: Machine, bin_: Bin) -> BinView:
+    books, plan = machine.books[bin_.id], machine.plans.get(bin_.id)
+    here = [runner for runner in machine.runners.values() if runner.bin.id == bin_.id]
+    return BinView(
+        bin=bin_,
+        capacity_bytes=books.capacity_bytes,
+        foreign_bytes=books.foreign_bytes,
+        committed_bytes=committed(here),
+        free_bytes=books.free_bytes(here),
+        available=bin_.upstream not in machine.away_since,
+        target=None if plan is None else plan.request.name,
+        victims=_names(plan.victims) if isinstance(plan, Plan) else (),
+    )
+
+
+def _runner_view(machine: Machine, runner: Runner) -> RunnerView:
+    idle = runner.resident and runner.idle
+    return RunnerView(
+        bin=runner.bin.id,
+        model=runner.model,
+        name=runner.name,
+        state=runner.state,
+        launch=runner.launch,
+        num_ctx=runner.num_ctx,
+        footprint_bytes=runner.footprint_bytes,
+        parallel=runner.parallel,
+        running=tuple(runner.running),
+        waiting=sum(machine.suits(runner, request) for request in machine.line),
+        draining=machine.is_draining(runner),
+        idle_since=runner.idle_since if idle else None,
+        expires_at=runner.expires_at if idle else None,
+        load_s=runner.load_s,
+    )
+
+
+def _waiting(machine: Machine, request: Request, position: int) -> Waiting:
+    cause, behind, until = why(machine, request)
+    return Waiting(request=request, position=position, cause=cause, behind=behind, until=until)
+
+
+def why(machine: Machine, request: Request) -> Reason:
+    """Why a request waits: the first of the causes that holds, from the nearest to the farthest."""
+    upstreams = {machine.books[bin_id].bin.upstream for bin_id in request.needs}
+    if upstreams <= machine.away_since.keys():
+        return Cause.UPSTREAM_AWAY, tuple(sorted(upstreams)), machine.outage_deadline(request)
+    return (
+        _at_home(machine, request)
+        or _at_the_loader(machine, request, upstreams)
+        or _in_the_plans(machine, request)
+    )
+
+
+def _at_home(machine: Machine, request: Request) -> Reason | None:
+    home = machine.home_of(request)
+    if home is None:
+        return None
+    elder = machine.drained_for(home)
+    if elder is not None:
+        return Cause.DRAINING, (elder.name,), None
+    return Cause.SLOTS_FULL, tuple(home.running), None
+
+
+def _at_the_loader(machine: Machine, request: Request, upstreams: set[str]) -> Reason | None:
+    loading = [runner for runner in machine.runners.values() if runner.state is RunnerState.LOADING]
+    if any(machine.suits(runner, request) for runner in loading):
+        return Cause.LOADING, (), None
+    if upstreams <= {runner.bin.upstream for runner in loading}:
+        return Cause.LOADER_BUSY, _names(loading), None
+    return None
+
+
+def _in_the_plans(machine: Machine, request: Request) -> Reason:
+    patience_ends_at = machine.line.patience_ends_at(request)
+    plans = [machine.plans.get(bin_id) for bin_id in request.needs]
+    for plan in plans:
+        if plan is not None and _same_kind(plan.request, request):
+            return _its_own(machine, plan)
+    for plan in plans:
+        if plan is not None:
+            return Cause.BEHIND, (plan.request.name,), patience_ends_at
+    here = (r for r in machine.runners.values() if r.bin.id in request.needs)
+    return Cause.NO_ROOM, _names(here), patience_ends_at
+
+
+def _its_own(machine: Machine, plan: Plan | Held) -> Reason:
+    present = [r for r in machine.runners.values() if r.bin.id in plan.request.needs]
+    match plan:
+        case Held():
+            return Cause.QUANTUM, _names(present), plan.until
+        case Plan():
+            leaving = [runner for runner in present if not runner.resident]
+            return Cause.MAKING_ROOM, _names([*plan.victims, *leaving]), None
+
+
+def _same_kind(one: Request, other: Request) -> bool:
+    return (one.model, one.launch, one.num_ctx) == (other.model, other.launch, other.num_ctx)
