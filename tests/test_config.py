@@ -1,0 +1,789 @@
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_gate import config
+from ollama_gate.config import (
+    Card,
+    Config,
+    Effective,
+    Listen,
+    ModelConfig,
+    describe,
+    format_duration,
+    format_size,
+    load,
+    names_gate,
+    parse_duration,
+    parse_size,
+    parse_upstream,
+)
+from ollama_gate.errors import ConfigError
+from ollama_gate.scheduler.types import Policy, Priority
+
+EXAMPLE = Path(__file__).parent.parent / "gate.yaml"
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory and no file of the system's: each test writes its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "etc" / "gate.yaml")
+    return tmp_path
+
+
+def effective(
+    text: str | bytes = "",
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Effective:
+    written = dedent(text).encode() if isinstance(text, str) else text
+    Path("gate.yaml").write_bytes(written)
+    return load(path=None, environ=environ or {}, flags=flags or {})
+
+
+def problems(
+    text: str | bytes = "",
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        effective(text, environ=environ, flags=flags)
+    return str(caught.value).splitlines()
+
+
+def refused(parse: Callable[[str], object], text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return True
+    return False
+
+
+# --- defaults and the documented example
+
+
+def test_without_any_file_the_defaults_are_in_effect() -> None:
+    nothing = load(path=None, environ={}, flags={})
+    assert nothing.config == Config()
+    assert nothing.file is None
+    assert set(nothing.origins.values()) == {"default"}
+    assert str(nothing.config.listen) == "127.0.0.1:11435"
+    assert nothing.config.upstream.url == "http://127.0.0.1:11434"
+
+
+def test_the_documented_file_says_the_defaults() -> None:
+    assert load(path=EXAMPLE, environ={}, flags={}).config == Config()
+
+
+def test_the_documented_file_has_every_key_and_no_other() -> None:
+    # With the keys that are commented out, which would otherwise stand in the way of a default.
+    text = re.sub(r"^( *)# (url: )", r"\1\2", EXAMPLE.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^#(   .*)$", r"\1", text.replace("models: {}", "models:"), flags=re.MULTILINE)
+    shown = effective(text)
+    assert "default" not in shown.origins.values()
+    everything = {path for path, _, _ in describe(load(path=None, environ={}, flags={}))}
+    models = {f'models."qwen2.5:32b".{key}' for key in ("vram", "max_concurrent", "priority")}
+    assert set(shown.origins) == everything | models | {'models."qwen2.5:32b".keep_alive'}
+    assert shown.config.models["qwen2.5:32b"] == ModelConfig(
+        vram_bytes=21 * 2**30, max_concurrent=1, priority=Priority.NORMAL, keep_alive_s=300.0
+    )
+
+
+def test_the_brain_has_the_same_defaults() -> None:
+    ours, brains = Config(), Policy()
+    assert ours.scheduler.tau_s == brains.tau_s
+    assert ours.scheduler.kappa == brains.kappa
+    assert ours.queue.max_size == brains.queue_max_size
+    assert ours.keep_alive_s == brains.keep_alive_s
+
+
+def test_a_configuration_does_not_change() -> None:
+    with pytest.raises(AttributeError):
+        Config().grace_s = 1.0  # type: ignore[misc]  # what is being tested
+    with pytest.raises(TypeError):
+        Config().models["a"] = ModelConfig()  # type: ignore[index]  # what is being tested
+
+
+def test_every_key_can_be_set_in_the_file() -> None:
+    set_ = effective("""\
+        listen: 0.0.0.0:9000
+        upstreams:
+          - name: big
+            url: gpu-box
+            num_parallel: 4
+            max_loaded: 2
+            kv_cache_type: q8_0
+            context_length: 8192
+            gpus: [{vram: 24GiB}]
+            outage_wait: 0
+        vram: {reserve: 512MiB}
+        keep_alive: -1
+        models:
+          "qwen2.5:32b": {vram: 21GiB, max_concurrent: 1, priority: low, keep_alive: 10m}
+          plain:
+        queue: {max_size: 10}
+        scheduler: {tau: [1s, 500ms, 1h30m], kappa: 2.5}
+        max_body: 1GB
+        grace: 1.5
+        log: {level: debug, format: json}
+        """).config
+    assert set_.listen == Listen(host="0.0.0.0", port=9000)
+    assert (set_.upstream.name, set_.upstream.url) == ("big", "http://gpu-box:11434")
+    assert (set_.upstream.num_parallel, set_.upstream.max_loaded) == (4, 2)
+    assert (set_.upstream.kv_cache_type, set_.upstream.context_length) == ("q8_0", 8192)
+    assert set_.upstream.gpus == Card(vram_bytes=24 * 2**30)
+    assert set_.upstream.outage_wait_s == 0
+    assert set_.vram.reserve_bytes == 512 * 2**20
+    assert math.isinf(set_.keep_alive_s)
+    assert set_.models == {
+        "qwen2.5:32b": ModelConfig(
+            vram_bytes=21 * 2**30, max_concurrent=1, priority=Priority.LOW, keep_alive_s=600.0
+        ),
+        "plain": ModelConfig(),
+    }
+    assert set_.queue.max_size == 10
+    assert (set_.scheduler.tau_s, set_.scheduler.kappa) == ((1.0, 0.5, 5400.0), 2.5)
+    assert (set_.max_body_bytes, set_.grace_s) == (10**9, 1.5)
+    assert (set_.log.level, set_.log.format) == ("debug", "json")
+
+
+# --- many problems at once
+
+
+def test_all_problems_of_a_file_are_reported_at_once() -> None:
+    found = problems("""\
+        listen: 127.0.0.1:99999
+        upstreams:
+          - num_parallel: two
+            kv_cache_type: f32
+            context_length: -1
+            outage_wait: soon
+            gpus: [{vram: 0}]
+        vram: [1GiB]
+        keep_alive: forever
+        models:
+          "a:b": {vram: big, priority: urgent, pin: true}
+        queue: {maxsize: 5}
+        scheduler: {tau: [1s, 0s, x], kappa: -1}
+        max_body: 0
+        grace:
+        log: {level: loud, format: xml}
+        log: {}
+        """)
+    a_size = "expected a size above 0 such as 21GiB, 24GB or plain bytes"
+    a_duration = "expected a duration such as 90s, 10m or 1h30m"
+    model_keys = "vram, max_concurrent, priority, keep_alive"
+    listen = "expected HOST:PORT or a port (0.0.0.0:PORT for every interface)"
+    expected = f"""\
+        vram: expected a mapping, found a list of 1 (gate.yaml:8)
+        models."a:b".pin: unknown key; known here: {model_keys} (gate.yaml:11)
+        queue.maxsize: unknown key; did you mean max_size? (gate.yaml:12)
+        log: duplicate key, first on line 16 (gate.yaml:17)
+        listen: {listen}, found "127.0.0.1:99999" (gate.yaml:1)
+        upstreams[0].num_parallel: expected an integer of at least 1, found "two" (gate.yaml:3)
+        upstreams[0].kv_cache_type: expected one of f16, q8_0, q4_0, found "f32" (gate.yaml:4)
+        upstreams[0].context_length: expected an integer of at least 0, found -1 (gate.yaml:5)
+        upstreams[0].gpus[0].vram: {a_size}, found 0 (gate.yaml:7)
+        upstreams[0].outage_wait: {a_duration}, found "soon" (gate.yaml:6)
+        keep_alive: {a_duration}, or -1 for no limit, found "forever" (gate.yaml:9)
+        models."a:b".vram: {a_size}, found "big" (gate.yaml:11)
+        models."a:b".priority: expected one of high, normal, low, found "urgent" (gate.yaml:11)
+        scheduler.tau[1]: {a_duration}, longer than 0, found "0s" (gate.yaml:13)
+        scheduler.tau[2]: {a_duration}, longer than 0, found "x" (gate.yaml:13)
+        scheduler.kappa: expected a number above 0, found -1 (gate.yaml:13)
+        max_body: {a_size}, found 0 (gate.yaml:14)
+        grace: {a_duration}, found nothing (gate.yaml:15)
+        log.level: expected one of debug, info, warning, error, found "loud" (gate.yaml:16)
+        log.format: expected one of text, json, found "xml" (gate.yaml:16)
+        """
+    assert found == dedent(expected).splitlines()
+
+
+def test_problems_of_file_environment_and_flags_come_together() -> None:
+    found = problems(
+        "grace: x",
+        environ={"OLLAMA_GATE_QUEUE_MAX_SIZE": "lots", "OLLAMA_GATE_LISTN": "1"},
+        flags={"listen": "here:there"},
+    )
+    assert [line.partition(":")[0] for line in found] == [
+        "listen",
+        "queue.max_size",
+        "grace",
+        "OLLAMA_GATE_LISTN",
+    ]
+    assert found[0].endswith('found "here:there" (flag --listen)')
+    assert found[1].endswith('found "lots" (environment OLLAMA_GATE_QUEUE_MAX_SIZE)')
+    assert found[3] == "OLLAMA_GATE_LISTN: unknown variable; did you mean OLLAMA_GATE_LISTEN?"
+
+
+@pytest.mark.parametrize(
+    "later",
+    ["origins", "offload", "num_ctx", "max_concurrent", "max_run", "trace", "jobs", "state_dir"],
+)
+def test_a_key_that_does_not_work_yet_is_unknown(later: str) -> None:
+    (only,) = problems(f"{later}: null")
+    assert only.startswith(f"{later}: unknown key; ")
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("vram: {safety: 1.0}", "vram.safety"),
+        ("models: {a: {preload: true}}", "models.a.preload"),
+        ("queue: {max_wait: 1s}", "queue.max_wait"),
+        ("scheduler: {profile: balanced}", "scheduler.profile"),
+        ("log: {file: x}", "log.file"),
+        ("upstreams: [{gpus: [{index: 0, vram: 1GiB}]}]", "upstreams[0].gpus[0].index"),
+    ],
+)
+def test_a_key_of_a_section_that_does_not_work_yet_is_unknown(text: str, path: str) -> None:
+    (only,) = problems(text)
+    assert only.startswith(f"{path}: unknown key; ")
+
+
+def test_a_key_at_the_wrong_level_is_sent_to_the_right_one() -> None:
+    assert problems("num_parallel: 2\nkappa: 3") == [
+        "num_parallel: unknown key; did you mean upstreams[0].num_parallel? (gate.yaml:1)",
+        "kappa: unknown key; did you mean scheduler.kappa? (gate.yaml:2)",
+    ]
+
+
+# --- what YAML makes of things
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("11435", "127.0.0.1", 11435),
+        ("0", "127.0.0.1", 0),
+        ('"9000"', "127.0.0.1", 9000),
+        ("0.0.0.0", "0.0.0.0", 11435),
+        ("localhost:80", "localhost", 80),
+        ('"[::1]:80"', "::1", 80),
+        ('"[::]"', "::", 11435),
+        ('"::1"', "::1", 11435),
+    ],
+)
+def test_where_to_listen_may_be_spelled_in_several_ways(text: str, host: str, port: int) -> None:
+    assert effective(f"listen: {text}").config.listen == Listen(host=host, port=port)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1:30", "12:30:45", "0x10", "-1", "65536", "1.5", "256.1.1.1:1", "a:1:2", "':11435'"),
+        *(
+            "a b:1",
+            "http://a:1",
+            '"[a]:1"',
+            '""',
+            "~",
+            "[1]",
+            "{a: 1}",
+            "!!python/name:x y",
+            "!t 1",
+        ),
+    ],
+)
+def test_what_is_nowhere_to_listen_is_refused(text: str) -> None:
+    (only,) = problems(f"listen: {text}")
+    assert only.startswith("listen: expected HOST:PORT or a port ")
+
+
+@pytest.mark.parametrize(
+    "text", ["1:30", "yes", "2001-01-01", "1e3", "1_000", "0x10", ".inf", "+5"]
+)
+def test_a_duration_is_what_was_written_and_not_what_yaml_makes_of_it(text: str) -> None:
+    (only,) = problems(f"grace: {text}")
+    assert re.search(f'found "?{re.escape(text)}"? ', only)
+
+
+def test_numbers_may_be_quoted() -> None:
+    assert effective('queue: {max_size: "7"}').config.queue.max_size == 7
+
+
+def test_sections_with_nothing_in_them_are_the_defaults() -> None:
+    text = "upstreams:\nvram:\nmodels:\nqueue:\nscheduler: {}\nlog:\n"
+    assert effective(text).config == Config()
+    assert effective("upstreams: [~]").config == Config()
+    assert effective("\ufeff# only a comment").config == Config()
+
+
+@pytest.mark.parametrize("text", ["[]", "[1, 2]", "word", "{a: 1}", "[cpu]", "[{}]", "0", "~"])
+def test_cards_are_auto_cpu_or_one_with_a_size(text: str) -> None:
+    (only,) = problems(f"upstreams: [{{gpus: {text}}}]")
+    assert only.startswith("upstreams[0].gpus")
+
+
+def test_two_cards_are_one_too_many() -> None:
+    (only,) = problems("upstreams: [{gpus: [{vram: 1GiB}, {vram: 1GiB}]}]")
+    assert "exactly one card" in only
+
+
+def test_everything_that_is_wrong_with_a_card_is_said() -> None:
+    found = problems("upstreams: [{gpus: [{uuid: GPU-1, vram: big, vram: 2GiB}]}]")
+    assert [line.split(":")[0] for line in found] == [
+        "upstreams[0].gpus[0].uuid",
+        "upstreams[0].gpus[0].vram",
+        "upstreams[0].gpus[0].vram",
+    ]
+
+
+def test_the_cpu_is_a_place() -> None:
+    assert effective("upstreams: [{gpus: cpu}]").config.upstream.gpus == "cpu"
+
+
+def test_a_second_upstream_is_refused() -> None:
+    assert problems("upstreams:\n  - name: a\n  - name: b\n") == [
+        "upstreams[1]: one upstream is supported, found 2 (gate.yaml:3)"
+    ]
+
+
+@pytest.mark.parametrize("name", ["a/b", "two words", "''", "x\\ty", "[a]"])
+def test_an_upstreams_name_can_stand_in_a_log_line(name: str) -> None:
+    (only,) = problems(f"upstreams: [{{name: {name}}}]")
+    assert only.startswith("upstreams[0].name: expected a name of letters, ")
+
+
+@pytest.mark.parametrize("text", ["[]", "{name: a}", "http://x", "5"])
+def test_upstreams_are_a_list(text: str) -> None:
+    (only,) = problems(f"upstreams: {text}")
+    assert only.startswith("upstreams: expected a list with one upstream, found ")
+
+
+def test_keys_that_are_no_words_are_refused() -> None:
+    found = problems('models:\n  "": {}\n  ? [a]\n  : {}\n  <<: {b: {}}\n')
+    assert found == [
+        'models."": expected a name, found nothing (gate.yaml:2)',
+        'models."?": expected a key of one word, found a list of 1 (gate.yaml:3)',
+        'models."<<": merge keys are not supported (gate.yaml:5)',
+    ]
+
+
+def test_a_key_twice_is_refused_at_every_level() -> None:
+    found = problems("queue: {max_size: 1, max_size: 2}\nmodels: {a: {}, a: {}}\n")
+    assert found == [
+        "queue.max_size: duplicate key, first on line 1 (gate.yaml:1)",
+        "models.a: duplicate key, first on line 2 (gate.yaml:2)",
+    ]
+
+
+# --- files that are none
+
+
+@pytest.mark.parametrize("text", ["[1]", "word", "5"])
+def test_a_file_is_a_mapping(text: str) -> None:
+    (only,) = problems(text)
+    assert only.startswith("the file: expected a mapping, found ")
+
+
+def test_bad_syntax_is_reported_with_line_and_column() -> None:
+    (only,) = problems("listen: 1\nqueue: {max_size: 5\ngrace: 3s\n")
+    assert only.startswith("gate.yaml: not YAML: line 3, column 6: while parsing a flow mapping, ")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: \x00", "character 4: special characters are not allowed"),
+        (b"a: 1\n---\nb: 2\n", "not YAML: line 2, column 1"),
+        (b"a: *nowhere", "not YAML: line 1, column 4"),
+        (b"\ta: 1", "not YAML: line 1, column 1"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"listen: 1\ngrace: \xff", "not UTF-8: line 2 has the byte 0xff"),
+        ("listen: 1".encode("utf-16"), "not UTF-8: line 1 has the byte 0xff"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_one_problem(content: bytes, words: str) -> None:
+    (only,) = problems(content)
+    assert only.startswith("gate.yaml: ")
+    assert words in only
+
+
+def test_a_file_that_cannot_be_read_is_one_problem_among_others(nowhere: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(path=nowhere, environ={}, flags={"listen": "x:y"})
+    first, second = str(caught.value).splitlines()
+    assert first == f"{nowhere}: cannot be read: Is a directory"
+    assert second.startswith("listen: ")
+
+
+def test_an_alias_means_what_it_names() -> None:
+    text = "keep_alive: &long 1h\nmodels: {a: &m {keep_alive: *long}, b: *m}\n"
+    models = effective(text).config.models
+    assert models["a"] == models["b"] == ModelConfig(keep_alive_s=3600.0)
+
+
+def test_a_mapping_within_itself_is_refused_in_the_end() -> None:
+    assert len(problems("models: &m {a: *m}")) == 1
+
+
+# --- which file
+
+
+def test_the_nearest_file_is_used(nowhere: Path) -> None:
+    environ = {"HOME": str(nowhere / "home")}
+    places = [
+        nowhere / "etc" / "gate.yaml",
+        nowhere / "home" / ".config" / "ollama-gate" / "gate.yaml",
+        Path("gate.yaml"),
+        nowhere / "of-variable.yaml",
+        nowhere / "explicit.yaml",
+    ]
+    for seconds, place in enumerate(places, start=1):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"grace: {seconds}")
+        if place.name == "of-variable.yaml":
+            environ["OLLAMA_GATE_CONFIG"] = str(place)
+        explicit = place if place.name == "explicit.yaml" else None
+        used = load(path=explicit, environ=environ, flags={})
+        assert (used.file, used.config.grace_s) == (place, seconds)
+        assert used.origins["grace"] == f"{place}:1"
+
+
+@pytest.mark.parametrize("absent", ["absent.yaml", "etc/absent.yaml"])
+def test_a_file_that_was_named_must_exist(absent: str) -> None:
+    Path("gate.yaml").touch()
+    Path("etc").touch()
+    for path, environ in (Path(absent), {}), (None, {"OLLAMA_GATE_CONFIG": absent}):
+        with pytest.raises(ConfigError) as caught:
+            load(path=path, environ=environ, flags={})
+        assert str(caught.value) == f"{absent}: there is no such file"
+
+
+# --- precedence
+
+
+def test_a_flag_is_above_a_variable_above_the_file_above_the_default() -> None:
+    text = "listen: 1001\nupstreams:\n  - url: http://file:1\n"
+    environ = {"OLLAMA_GATE_LISTEN": "1002", "OLLAMA_GATE_UPSTREAM": "http://environ:1"}
+    flags = {"listen": "1003", "upstream": "http://flag:1"}
+
+    seen = effective("grace: 1s")
+    assert (seen.config.listen.port, seen.origins["listen"]) == (11435, "default")
+    seen = effective(text)
+    assert (seen.config.listen.port, seen.origins["listen"]) == (1001, "gate.yaml:1")
+    assert seen.origins["upstreams[0].url"] == "gate.yaml:3"
+    seen = effective(text, environ=environ)
+    assert seen.config.listen.port == 1002
+    assert seen.origins["listen"] == "environment OLLAMA_GATE_LISTEN"
+    assert seen.config.upstream.url == "http://environ:1"
+    seen = effective(text, environ=environ, flags=flags)
+    assert (seen.config.listen.port, seen.origins["listen"]) == (1003, "flag --listen")
+    assert seen.config.upstream.url == "http://flag:1"
+    assert seen.origins["upstreams[0].url"] == "flag --upstream"
+
+
+def test_every_key_but_the_models_has_a_variable() -> None:
+    values = {
+        "LISTEN": "9000",
+        "UPSTREAM_NAME": "x",
+        "UPSTREAM": "x",
+        "UPSTREAM_NUM_PARALLEL": "2",
+        "UPSTREAM_MAX_LOADED": "2",
+        "UPSTREAM_KV_CACHE_TYPE": "q4_0",
+        "UPSTREAM_CONTEXT_LENGTH": "2",
+        "UPSTREAM_GPUS": "[{vram: 8GiB}]",
+        "UPSTREAM_OUTAGE_WAIT": "2s",
+        "VRAM_RESERVE": "2GiB",
+        "KEEP_ALIVE": "-1",
+        "QUEUE_MAX_SIZE": "2",
+        "SCHEDULER_TAU": "[1s, 2s, 3s]",
+        "SCHEDULER_KAPPA": "2",
+        "MAX_BODY": "2MiB",
+        "GRACE": "2s",
+        "LOG_LEVEL": "error",
+        "LOG_FORMAT": "json",
+    }
+    environ = {f"OLLAMA_GATE_{name}": f" {text} " for name, text in values.items()}
+    seen = load(path=None, environ=environ, flags={})
+    assert list(seen.origins.values()) == [f"environment {name}" for name in environ]
+    assert seen.config.upstream.gpus == Card(vram_bytes=8 * 2**30)
+    assert seen.config.scheduler.tau_s == (1.0, 2.0, 3.0)
+
+
+def test_an_empty_variable_is_no_setting() -> None:
+    environ = {"OLLAMA_GATE_LISTEN": "", "OLLAMA_HOST": " ", "OLLAMA_GATE_CONFIG": ""}
+    assert load(path=None, environ=environ, flags={}).config == Config()
+
+
+def test_a_list_in_a_variable_is_checked_like_one_in_the_file() -> None:
+    environ = {"OLLAMA_GATE_SCHEDULER_TAU": "[1s", "OLLAMA_GATE_UPSTREAM_GPUS": "[{vram: x}]"}
+    gpus, tau = problems(environ=environ)
+    assert gpus.startswith("upstreams[0].gpus[0].vram: expected a size")
+    assert tau.startswith("scheduler.tau: expected a list of three durations")
+    assert tau.endswith('found "[1s" (environment OLLAMA_GATE_SCHEDULER_TAU)')
+
+
+def test_a_model_has_no_variable() -> None:
+    (only,) = problems(environ={"OLLAMA_GATE_MODELS_A_VRAM": "1GiB"})
+    assert only.startswith("OLLAMA_GATE_MODELS_A_VRAM: unknown variable; did you mean OLLAMA_GATE_")
+
+
+def test_other_peoples_variables_are_left_alone() -> None:
+    environ = {"OLLAMA_GATEKEEPER": "1", "OLLAMA_MODELS": "/x", "PATH": "/bin"}
+    assert load(path=None, environ=environ, flags={}).config == Config()
+
+
+def test_what_a_person_typed_is_quoted_harmlessly() -> None:
+    (only,) = problems(environ={"OLLAMA_GATE_GRACE": "\x1b[2J\nlisten: fine" + "x" * 500})
+    assert r'found "\u001b[2J\nlisten: fine' in only
+    assert len(only) < 300
+
+
+# --- the upstream's address
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("1.2.3.4", "http://1.2.3.4:11434"),
+        ("1.2.3.4:1234", "http://1.2.3.4:1234"),
+        (":1234", "http://127.0.0.1:1234"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:80", "http://127.0.0.1"),
+        ("[::]:1234", "http://[::1]:1234"),
+        ("[::1]", "http://[::1]:11434"),
+        ("::1", "http://[::1]:11434"),
+        ("example.com", "http://example.com:11434"),
+        ("http://1.2.3.4", "http://1.2.3.4"),
+        ("http://1.2.3.4:80/", "http://1.2.3.4"),
+        ("https://1.2.3.4", "https://1.2.3.4"),
+        ("https://1.2.3.4:80", "https://1.2.3.4:80"),
+        ("HTTP://Example.COM:1234/", "http://example.com:1234"),
+        ("example.com/ollama/", "http://example.com:11434/ollama"),
+        ("https://example.com/a/b", "https://example.com/a/b"),
+        ("http://", "http://127.0.0.1"),
+    ],
+)
+def test_an_upstream_is_spelled_as_for_ollamas_own_client(text: str, url: str) -> None:
+    assert parse_upstream(text) == url
+    assert parse_upstream(url) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ftp://x", "http://u:p@x", "x?y", "x#y", "x:0", "x:66000", "x:y", "a b", "[::1", ":x"),
+        *("[1.2.3.4]", "1.2.3", "http://x\x1b", "1:2:3:4", "-x"),
+    ],
+)
+def test_what_is_no_address_of_an_ollama_is_refused(text: str) -> None:
+    assert refused(parse_upstream, text)
+    (only,) = problems(flags={"upstream": text})
+    assert only.startswith("upstreams[0].url: expected an address such as ")
+    (only,) = problems(environ={"OLLAMA_HOST": text})
+    assert only.startswith("OLLAMA_HOST: expected an address such as ")
+
+
+def test_ollama_host_is_the_default_upstream() -> None:
+    environ = {"OLLAMA_HOST": ' "gpu-box:1234" '}
+    seen = effective("upstreams: [{num_parallel: 2}]", environ=environ)
+    assert seen.config.upstream.url == "http://gpu-box:1234"
+    assert seen.origins["upstreams[0].url"] == "environment OLLAMA_HOST"
+    assert seen.values["upstreams[0].url"] == "http://gpu-box:1234"
+
+
+def test_ollama_host_yields_to_what_was_said_to_the_gate() -> None:
+    environ = {"OLLAMA_HOST": "nonsense://"}
+    seen = effective("upstreams: [{url: of-file}]", environ=environ)
+    assert seen.config.upstream.url == "http://of-file:11434"
+    environ["OLLAMA_GATE_UPSTREAM"] = "of-variable"
+    seen = effective("upstreams: [{url: of-file}]", environ=environ)
+    assert seen.config.upstream.url == "http://of-variable:11434"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:11435", "0.0.0.0:11435", "http://localhost:11435/"])
+def test_ollama_host_that_names_the_gate_is_for_its_clients(host: str) -> None:
+    seen = load(path=None, environ={"OLLAMA_HOST": host}, flags={})
+    assert seen.config == Config()
+    assert seen.origins["upstreams[0].url"] == "default"
+
+
+def test_an_upstream_that_is_the_gate_itself_is_a_problem() -> None:
+    text = "upstreams[0].url: expected an Ollama, found http://127.0.0.1:11434,"
+    text += " which is the gate's own listen address"
+    assert problems(environ={"OLLAMA_GATE_LISTEN": "11434"}) == [text]
+    (only,) = problems(flags={"upstream": "localhost:11435"})
+    assert only.endswith("own listen address (flag --upstream)")
+    (only,) = problems("listen: localhost:1\nupstreams: [{url: '127.0.0.1:1'}]")
+    assert only.endswith("own listen address (gate.yaml:2)")
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "itself"),
+    [
+        ("http://127.0.0.1:1", "127.0.0.1", True),
+        ("http://127.0.0.1:1", "0.0.0.0", True),
+        ("http://127.0.0.1:1", "::", True),
+        ("http://127.0.0.1:1", "localhost", True),
+        ("http://localhost:1", "::1", True),
+        ("http://[::1]:1", "::1", True),
+        ("http://[::ffff:127.0.0.1]:1", "127.0.0.1", True),
+        ("https://box:1/x", "box", True),
+        ("http://127.0.0.1:2", "127.0.0.1", False),
+        ("http://127.0.0.2:1", "127.0.0.1", False),
+        ("http://[::1]:1", "0.0.0.0", False),
+        ("http://10.0.0.1:1", "0.0.0.0", False),
+        ("http://box:1", "0.0.0.0", False),
+        ("http://box:1", "other", False),
+        ("http://127.0.0.1", "127.0.0.1", False),
+        ("https://127.0.0.1", "127.0.0.1", False),
+    ],
+)
+def test_the_gate_knows_its_own_address(url: str, host: str, *, itself: bool) -> None:
+    assert names_gate(url, Listen(host=host, port=1)) is itself
+
+
+def test_the_gates_own_address_without_a_port_is_known_as_well() -> None:
+    assert names_gate("http://127.0.0.1", Listen(port=80))
+    assert names_gate("https://127.0.0.1", Listen(port=443))
+
+
+# --- showing what is in effect
+
+
+def test_what_is_in_effect_is_shown_in_the_order_of_the_documented_file() -> None:
+    seen = effective(
+        """\
+        log: {level: debug}
+        models:
+          "b:7b": {keep_alive: 90, vram: 1536MiB}
+          a: {}
+        upstreams: [{gpus: [{vram: 24GB}]}]
+        """,
+        flags={"listen": "[::1]:9000"},
+    )
+    assert describe(seen) == [
+        ("listen", "[::1]:9000", "flag --listen"),
+        ("upstreams[0].name", "local", "default"),
+        ("upstreams[0].url", "http://127.0.0.1:11434", "default"),
+        ("upstreams[0].num_parallel", "1", "default"),
+        ("upstreams[0].max_loaded", "0", "default"),
+        ("upstreams[0].kv_cache_type", "f16", "default"),
+        ("upstreams[0].context_length", "0", "default"),
+        ("upstreams[0].gpus", "[{vram: 24GB}]", "gate.yaml:5"),
+        ("upstreams[0].outage_wait", "1m", "default"),
+        ("vram.reserve", "auto", "default"),
+        ("keep_alive", "5m", "default"),
+        ('models."b:7b".vram', "1536MiB", "gate.yaml:3"),
+        ('models."b:7b".keep_alive', "1m30s", "gate.yaml:3"),
+        ("queue.max_size", "1000", "default"),
+        ("scheduler.tau", "[20s, 2m, 5m]", "default"),
+        ("scheduler.kappa", "6", "default"),
+        ("max_body", "100MiB", "default"),
+        ("grace", "30s", "default"),
+        ("log.level", "debug", "gate.yaml:1"),
+        ("log.format", "text", "default"),
+    ]
+    assert seen.models == {"b:7b": ("vram", "keep_alive"), "a": ()}
+
+
+# --- durations and sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("500ms", 0.5),
+        ("7d", 604800),
+        ("1d2h3m4s5ms", 93784.005),
+        ("1h 30m", 5400),
+        ("1.5h", 5400),
+        ("0", 0),
+        ("2.5", 2.5),
+    ],
+)
+def test_a_duration_is_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "1x", "1m1h", "1m1m", "-5", "1 2", "1H", "∞", "٣s", "1.", "9" * 5000, "nan"]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    assert refused(parse_duration, text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("-1", math.inf), ("-5m", math.inf), ("-0", 0.0)])
+def test_a_negative_keep_alive_is_no_limit(text: str, seconds: float) -> None:
+    assert effective(f"keep_alive: {text}").config.keep_alive_s == seconds
+    assert effective(f"models: {{a: {{keep_alive: {text}}}}}").config.models["a"] == ModelConfig(
+        keep_alive_s=seconds
+    )
+
+
+@pytest.mark.parametrize("text", ["--1", "-", "-x"])
+def test_a_keep_alive_is_not_just_any_text_with_a_minus(text: str) -> None:
+    assert len(problems(f"keep_alive: '{text}'")) == 1
+
+
+@given(st.floats(min_value=1e-6, max_value=1e9) | st.integers(0, 10**9).map(float))
+@settings(max_examples=200)
+def test_a_duration_shown_reads_back_the_same(seconds: float) -> None:
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@given(st.integers(0, 10**10))
+@settings(max_examples=100)
+def test_milliseconds_shown_are_made_of_whole_numbers(milliseconds: int) -> None:
+    shown = format_duration(milliseconds / 1000)
+    assert "." not in shown
+    assert parse_duration(shown) == milliseconds / 1000
+
+
+def test_durations_are_shown_as_one_writes_them() -> None:
+    shown = [format_duration(seconds) for seconds in (0, 0.5, 90, 5400, 604800, 0.0001, math.inf)]
+    assert shown == ["0s", "500ms", "1m30s", "1h30m", "7d", "0.0001s", "-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("21GiB", 21 * 2**30),
+        ("24GB", 24 * 10**9),
+        ("512MiB", 512 * 2**20),
+        ("1024", 1024),
+        ("1.5GiB", 1536 * 2**20),
+        ("2 tib", 2 * 2**40),
+        ("7KB", 7000),
+        ("3kib", 3072),
+        ("5B", 5),
+        ("0.1KiB", 102),
+    ],
+)
+def test_a_size_is_bytes(text: str, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "1G", "1 2", "-1GiB", "1XB", "1.GiB", "٣", "1GiB/s"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    assert refused(parse_size, text)
+
+
+@given(
+    st.integers(0, 10**15)
+    | st.builds(lambda count, unit: count * unit, st.integers(0, 999), st.sampled_from([2**30]))
+)
+@settings(max_examples=200)
+def test_a_size_shown_reads_back_the_same(size_bytes: int) -> None:
+    assert parse_size(format_size(size_bytes)) == size_bytes
+
+
+def test_sizes_are_shown_as_one_writes_them() -> None:
+    sizes = (0, 1000, 1024, 1536 * 2**20, 24 * 10**9, 21 * 2**30, 100 * 2**20)
+    shown = [format_size(size_bytes) for size_bytes in sizes]
+    assert shown == ["0", "1KB", "1KiB", "1536MiB", "24GB", "21GiB", "100MiB"]
