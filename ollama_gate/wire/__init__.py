@@ -1,0 +1,24 @@
+"""What a request body means in each dialect, and how each spells a refusal.
+
+Pure functions on bytes: nothing is asked, awaited or remembered here, and nothing decided either.
+"""
+
+from ollama_gate.wire.read import Ask, Encoded, Hopeless, read, read_priority
+from ollama_gate.wire.refuse import Answer, refusal, refuse, unload_answer
+from ollama_gate.wire.routes import Dialect, Endpoint, dialect_of, endpoint_of
+
+__all__ = [
+    "Answer",
+    "Ask",
+    "Dialect",
+    "Encoded",
+    "Endpoint",
+    "Hopeless",
+    "dialect_of",
+    "endpoint_of",
+    "read",
+    "read_priority",
+    "refusal",
+    "refuse",
+    "unload_answer",
+]

@@ -1,0 +1,151 @@
+"""Answers of the gate's own, spelled as Ollama v0.32.15 spells them in each dialect."""
+
+import json
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, assert_never
+
+from ollama_gate.scheduler.types import Refusal
+from ollama_gate.wire.routes import Dialect, Endpoint
+
+QUEUE_FULL_TEXT: Final = "server busy, please try again.  maximum pending requests exceeded"
+"""Ollama's own, two spaces included."""
+CANCELLED_TEXT: Final = "request canceled"
+CLIENT_CLOSED_REQUEST: Final = 499
+
+_OPENAI_TYPES: Final = {400: "invalid_request_error", 404: "not_found_error"}
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
+_NATIVE_TYPE: Final = "application/json; charset=utf-8"
+_OTHER_TYPE: Final = "api_error"
+
+_GO_ESCAPES: Final = str.maketrans(
+    {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+    | {chr(half): "\\ufffd" for half in range(0xD800, 0xE000)}
+)
+"""What Go's `json.Marshal` escapes and Python does not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole answer, but for what the server adds to every one."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+def refuse(
+    dialect: Dialect,
+    status: int,
+    text: str,
+    *,
+    retry_after_s: float | None = None,
+    retryable: bool = True,
+    request_id: str | None = None,
+) -> Answer:
+    """An error as the clients of this dialect expect it.
+
+    `retry_after_s` is rounded up to whole seconds, at least one. What is not `retryable` says so,
+    for OpenAI's and Anthropic's clients would try again by themselves. `request_id` is a field of
+    Anthropic's dialect and left out elsewhere.
+    """
+    kind, body = _error(dialect, int(status), text, request_id)
+    headers = [("Content-Type", kind)]
+    if retry_after_s is not None:
+        headers.append(("Retry-After", str(max(1, math.ceil(retry_after_s)))))
+    if not retryable:
+        headers.append(("x-should-retry", "false"))
+    return Answer(status=int(status), headers=tuple(headers), body=body)
+
+
+def refusal(
+    dialect: Dialect,
+    reason: Refusal,
+    *,
+    status: int | None = None,
+    text: str | None = None,
+    retry_after_s: float | None = None,
+    request_id: str | None = None,
+) -> Answer:
+    """The scheduler's refusal as an answer; an upstream's own `status` and `text` go first."""
+    own_status, own_text = _default(reason)
+    return refuse(
+        dialect,
+        own_status if status is None else status,
+        own_text if text is None else text,
+        retry_after_s=retry_after_s,
+        request_id=request_id,
+    )
+
+
+def unload_answer(endpoint: Endpoint, model: str, created_at: str) -> Answer:
+    """What Ollama answers to the empty form with `keep_alive` 0, `created_at` as RFC 3339 in UTC.
+
+    The embedding routes say no more than that nothing was embedded.
+    """
+    ended = {"done": True, "done_reason": "unload"}
+    said: dict[str, Any]
+    match endpoint:
+        case Endpoint.GENERATE:
+            said = {"model": model, "created_at": created_at, "response": "", **ended}
+        case Endpoint.CHAT:
+            message = {"role": "assistant", "content": ""}
+            said = {"model": model, "created_at": created_at, "message": message, **ended}
+        case Endpoint.EMBED:
+            said = {"model": model, "embeddings": []}
+        case Endpoint.EMBEDDINGS:
+            said = {"embedding": []}
+        case _:
+            raise ValueError(f"{endpoint.value} takes no keep_alive")
+    return Answer(
+        status=HTTPStatus.OK, headers=(("Content-Type", _NATIVE_TYPE),), body=_go_json(said)
+    )
+
+
+def _default(reason: Refusal) -> tuple[int, str]:
+    match reason:
+        case Refusal.QUEUE_FULL:
+            return HTTPStatus.SERVICE_UNAVAILABLE, QUEUE_FULL_TEXT
+        case Refusal.LOAD_FAILED:
+            return HTTPStatus.INTERNAL_SERVER_ERROR, "the model could not be loaded"
+        case Refusal.UPSTREAM_AWAY:
+            return HTTPStatus.BAD_GATEWAY, "the upstream does not answer"
+        case Refusal.CANCELLED:
+            return CLIENT_CLOSED_REQUEST, CANCELLED_TEXT
+        case Refusal.SHUTTING_DOWN:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "the gate is shutting down"
+        case _:
+            assert_never(reason)
+
+
+def _error(dialect: Dialect, status: int, text: str, request_id: str | None) -> tuple[str, bytes]:
+    """Content type and body."""
+    match dialect:
+        case Dialect.NATIVE:
+            return _NATIVE_TYPE, _go_json({"error": text})
+        case Dialect.OPENAI:
+            kind = _OPENAI_TYPES.get(status, _OTHER_TYPE)
+            error = {"message": text, "type": kind, "param": None, "code": None}
+            return "application/json", _go_json({"error": error}) + b"\n"
+        case Dialect.ANTHROPIC:
+            kind = _ANTHROPIC_TYPES.get(status, _OTHER_TYPE)
+            named = {"request_id": request_id} if request_id else {}
+            whole = {"type": "error", "error": {"type": kind, "message": text}, **named}
+            return "application/json", _go_json(whole) + b"\n"
+        case _:
+            assert_never(dialect)
+
+
+def _go_json(value: dict[str, Any]) -> bytes:
+    """As `json.Marshal` would write it: no spaces, no letters that could end a script."""
+    plain = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return plain.translate(_GO_ESCAPES).encode()
