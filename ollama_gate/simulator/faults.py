@@ -1,0 +1,114 @@
+"""What goes wrong on demand, and what was counted.
+
+Faults are ordered here and happen where the world looks them up; nothing of this is reachable
+over HTTP.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ollama_gate.simulator.cards import Card
+from ollama_gate.simulator.refs import parse_name
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened so far.
+
+    Attributes:
+        loads: runners that came up.
+        failed_loads: attempts that did not, aborted ones included.
+        unloads: runners that were ended by Ollama.
+        offloaded_loads: loads meant for the GPU that ended up at least partly on the CPU.
+        rejected: requests answered 503 because the queue was full.
+        served: inference requests answered to the end with status 200.
+        cards: whose peak is watched.
+    """
+
+    cards: tuple[Card, ...] = field(repr=False)
+
+    loads: int = 0
+    failed_loads: int = 0
+    unloads: int = 0
+    offloaded_loads: int = 0
+    rejected: int = 0
+    served: int = 0
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was ever in use on the first card, foreign memory included."""
+        return self.cards[0].peak_bytes if self.cards else 0
+
+
+@dataclass(slots=True)
+class _LoadFailure:
+    text: str
+    times: int
+
+
+@dataclass(slots=True)
+class Faults:
+    """Faults to come, by model; names are read as Ollama reads them.
+
+    Attributes:
+        kill: ends the named model's runner at once (set by the world that has the runners).
+    """
+
+    kill: Callable[[str, str], None]
+    _load_failures: dict[str, _LoadFailure] = field(default_factory=dict)
+    _kill_after: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _hung: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+
+    def fail_load(self, model: str, text: str, times: int = 1) -> None:
+        """Let the next `times` loads of `model` fail; `text` is the error, word for word.
+
+        A text that speaks of lost memory is treated as Ollama treats it: everything else is
+        evicted and the load tried once more.
+        """
+        self._load_failures[_key(model)] = _LoadFailure(text, times)
+
+    def kill_runner(self, model: str, text: str = "unexpected EOF") -> None:
+        """Let the runner die now; `text` is what its running answers break off with."""
+        self.kill(_key(model), text)
+
+    def kill_runner_after(self, model: str, chunks: int, text: str = "unexpected EOF") -> None:
+        """Let the runner die when an answer of its has given so many chunks from now on."""
+        self._kill_after[_key(model)] = (chunks, text)
+
+    def hang(self, model: str) -> None:
+        """Let answers of `model` stand still, now and to come, until `unhang`."""
+        self._hung[_key(model)].clear()
+
+    def unhang(self, model: str) -> None:
+        """Let them go on."""
+        self._hung.pop(_key(model), asyncio.Event()).set()
+
+    def load_failure(self, model: str) -> str | None:
+        """The text with which this load of `model` fails, if it does; uses it up."""
+        failure = self._load_failures.get(_key(model))
+        if failure is None or failure.times <= 0:
+            return None
+        failure.times -= 1
+        return failure.text
+
+    def chunk_passes(self, model: str) -> str | None:
+        """Count a chunk of `model`; the text to die with where it was the last."""
+        remaining = self._kill_after.get(_key(model))
+        if remaining is None:
+            return None
+        chunks, text = remaining
+        if chunks <= 0:
+            del self._kill_after[_key(model)]
+            return text
+        self._kill_after[_key(model)] = (chunks - 1, text)
+        return None
+
+    def standstill(self, model: str) -> asyncio.Event | None:
+        """What a hung model's answers wait for; `None` where it is well."""
+        return self._hung.get(_key(model))
+
+
+def _key(model: str) -> str:
+    return parse_name(model).full().lower()

@@ -1,0 +1,53 @@
+"""What a route says, before anybody knows how it is framed."""
+
+import enum
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class Origin(enum.Enum):
+    """Which part of Ollama refuses a request."""
+
+    CLOUD = enum.auto()  # before any translation: Ollama's own shape under every route
+    TRANSLATION = enum.auto()  # the dialect's middleware: its shape, framed by gin
+    HANDLER = enum.auto()  # the native handler: rewritten on its way out, with a newline
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One JSON object with a status."""
+
+    body: Mapping[str, Any]
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A line for people."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Objects one by one; the iterator raises `RefusedError` where the answer breaks off."""
+
+    chunks: AsyncIterator[dict[str, Any]]
+
+
+Reply = Answer | Stream
+
+
+class RefusedError(Exception):
+    """An error with the status it has, if nothing was sent before it.
+
+    Attributes:
+        origin: who refuses; it decides how the OpenAI dialect spells and frames it.
+    """
+
+    def __init__(self, status: int, text: str, origin: Origin = Origin.HANDLER) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.origin = origin

@@ -1,0 +1,162 @@
+"""The request structs of the routes (Ollama v0.32.15 api/types.go, openai/openai.go)."""
+
+from ollama_gate.simulator.bodies import (
+    Field,
+    Struct,
+    anything,
+    boolean,
+    duration_ns,
+    floating,
+    image,
+    integer,
+    many,
+    mapping,
+    nested,
+    string,
+    think,
+)
+
+_STRING = Field(string)
+_BOOL = Field(boolean)
+_BOOL_POINTER = Field(boolean, null_clears=True)
+_INT = Field(integer)
+_ANY = Field(anything, null_clears=True)
+_MAP = Field(mapping, null_clears=True)
+_FLOAT_POINTER = Field(floating("float64"), null_clears=True)
+_IMAGES = Field(many(image, "[]api.ImageData"), null_clears=True)
+_TOOLS = Field(many(anything, "api.Tools"), null_clears=True)
+
+_SHARED = {
+    "model": _STRING,
+    "stream": _BOOL_POINTER,
+    "format": _ANY,
+    "keep_alive": Field(duration_ns, null_clears=True),
+    "options": _MAP,
+    "think": Field(think, null_clears=True),
+    "truncate": _BOOL_POINTER,
+    "shift": _BOOL_POINTER,
+    "_debug_render_only": _BOOL,
+    "logprobs": _BOOL,
+    "top_logprobs": _INT,
+}
+
+_MESSAGE = Struct(
+    "api.Alias",  # the type's own reader goes through a type of this name
+    {
+        "role": _STRING,
+        "content": _STRING,
+        "thinking": _STRING,
+        "images": _IMAGES,
+        "tool_calls": Field(many(anything, "[]api.ToolCall"), null_clears=True),
+        "tool_name": _STRING,
+        "tool_call_id": _STRING,
+    },
+)
+
+GENERATE = Struct(
+    "api.GenerateRequest",
+    _SHARED
+    | {
+        "prompt": _STRING,
+        "suffix": _STRING,
+        "system": _STRING,
+        "template": _STRING,
+        "context": Field(many(integer, "[]int"), null_clears=True),
+        "raw": _BOOL,
+        "images": _IMAGES,
+    },
+)
+
+CHAT = Struct(
+    "api.ChatRequest",
+    _SHARED
+    | {
+        "messages": Field(
+            many(nested(_MESSAGE, unmarshaler=True), "[]api.Message"), null_clears=True
+        ),
+        "tools": _TOOLS,
+    },
+)
+
+EMBED = Struct(
+    "api.EmbedRequest",
+    {
+        "model": _STRING,
+        "input": _ANY,
+        "keep_alive": _SHARED["keep_alive"],
+        "truncate": _BOOL_POINTER,
+        "dimensions": _INT,
+        "options": _MAP,
+    },
+)
+
+EMBEDDINGS = Struct(
+    "api.EmbeddingRequest",
+    {
+        "model": _STRING,
+        "prompt": _STRING,
+        "keep_alive": _SHARED["keep_alive"],
+        "options": _MAP,
+    },
+)
+
+SHOW = Struct(
+    "api.ShowRequest",
+    {
+        "model": _STRING,
+        "system": _STRING,
+        "template": _STRING,
+        "verbose": _BOOL,
+        "options": _MAP,
+        "name": _STRING,
+    },
+)
+
+_OPENAI_MESSAGE = Struct(
+    "openai.Message",
+    {
+        "role": _STRING,
+        "content": _ANY,
+        "reasoning": _STRING,
+        "tool_calls": Field(many(anything, "[]openai.ToolCall"), null_clears=True),
+        "name": _STRING,
+        "tool_call_id": _STRING,
+    },
+)
+_STREAM_OPTIONS = Struct("openai.StreamOptions", {"include_usage": _BOOL})
+_RESPONSE_FORMAT = Struct("openai.ResponseFormat", {"type": _STRING, "json_schema": _ANY})
+_REASONING = Struct("openai.Reasoning", {"effort": _STRING})
+
+OPENAI_CHAT = Struct(
+    "openai.ChatCompletionRequest",
+    {
+        "model": _STRING,
+        "messages": Field(many(nested(_OPENAI_MESSAGE), "[]openai.Message"), null_clears=True),
+        "stream": _BOOL,
+        "stream_options": Field(nested(_STREAM_OPTIONS), null_clears=True),
+        "max_tokens": Field(integer, null_clears=True),
+        "seed": Field(integer, null_clears=True),
+        "stop": _ANY,
+        "temperature": _FLOAT_POINTER,
+        "frequency_penalty": _FLOAT_POINTER,
+        "presence_penalty": _FLOAT_POINTER,
+        "top_p": _FLOAT_POINTER,
+        "response_format": Field(nested(_RESPONSE_FORMAT), null_clears=True),
+        "tools": Field(many(anything, "[]api.Tool"), null_clears=True),
+        "reasoning": Field(nested(_REASONING), null_clears=True),
+        "reasoning_effort": Field(string, null_clears=True),
+        "logprobs": _BOOL_POINTER,
+        "top_logprobs": _INT,
+        "_debug_render_only": _BOOL,
+    },
+)
+
+OPENAI_EMBED = Struct(
+    "openai.EmbedRequest",
+    {
+        "input": _ANY,
+        "model": _STRING,
+        "dimensions": _INT,
+        "encoding_format": _STRING,
+    },
+)

@@ -1,0 +1,161 @@
+"""A simulated Ollama on a port of its own, with a handle to its cards, faults and counters."""
+
+import contextlib
+import socket
+import time
+from typing import Self
+
+from aiohttp import web
+
+from ollama_gate.simulator.cards import Card
+from ollama_gate.simulator.catalog import Catalog, Model, select
+from ollama_gate.simulator.clock import Clock
+from ollama_gate.simulator.faults import Counters, Faults
+from ollama_gate.simulator.refs import parse_name
+from ollama_gate.simulator.routes import make_app
+from ollama_gate.simulator.runner import Runner
+from ollama_gate.simulator.scheduler import Scheduler
+from ollama_gate.simulator.settings import Settings
+from ollama_gate.simulator.world import World
+
+
+class SimulatedOllama:
+    """One simulated machine; serves between `start` and `close`.
+
+    Args:
+        models: what is on disk in place of the library's models that the settings name.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, models: tuple[Model, ...] = ()) -> None:
+        self.settings = settings or Settings()
+        self.clock = Clock(self.settings.speed)
+        self._cards = tuple(Card(total) for total in self.settings.cards)
+        self.counters = Counters(self._cards)
+        self.faults = Faults(self._kill)
+        self._catalog = Catalog(models or select(self.settings.models))
+        self._started_ns = time.time_ns()
+        self._scheduler = self._new_scheduler()
+        self._runner: web.AppRunner | None = None
+        self._address = ("127.0.0.1", 0)
+
+    async def __aenter__(self) -> Self:
+        """Start on a free port."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.close()
+
+    @property
+    def url(self) -> str:
+        """Where it listens; known once it has been started."""
+        host, port = self._address
+        return f"http://{host}:{port}"
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listen; port 0 takes a free one.
+
+        Returns:
+            The base URL.
+
+        Raises:
+            OSError: if the port is taken.
+        """
+        self._address = (host, port)
+        await self.come_back()
+        return self.url
+
+    async def close(self) -> None:
+        """End it and all its runners."""
+        await self.go_down()
+
+    async def go_down(self) -> None:
+        """Die: connections break, new ones are refused, runners and their memory go."""
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        for site in list(runner.sites):
+            await site.stop()
+        if runner.server is not None:
+            for connection in list(runner.server.connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
+        await self._scheduler.stop()
+        await runner.cleanup()
+
+    async def come_back(self) -> None:
+        """Be there again on the same port, with nothing loaded."""
+        if self._runner is not None:
+            return
+        self._scheduler = self._new_scheduler()
+        self._scheduler.start()
+        app = make_app(self._world())
+        runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            auto_decompress=False,
+            access_log=None,
+            shutdown_timeout=0,
+        )
+        await runner.setup()
+        try:
+            await web.SockSite(runner, self._listener()).start()
+        except OSError:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+
+    def card(self, index: int) -> Card:
+        """One of the cards."""
+        return self._cards[index]
+
+    def loaded(self) -> list[str]:
+        """Short names of what is resident, in the order it came."""
+        return [r.model.full_name.shortest() for r in self._scheduler.loaded.values()]
+
+    def loading(self) -> str | None:
+        """The model that is being loaded now."""
+        model = self._scheduler.loading
+        return None if model is None else model.full_name.shortest()
+
+    def waiting(self) -> int:
+        """How many requests stand in Ollama's queue."""
+        return self._scheduler.waiting
+
+    async def changed(self) -> None:
+        """Wait until a model comes or goes."""
+        await self._scheduler.changed()
+
+    def _world(self) -> World:
+        return World(
+            settings=self.settings,
+            clock=self.clock,
+            catalog=self._catalog,
+            scheduler=self._scheduler,
+            faults=self.faults,
+            counters=self.counters,
+            started_ns=self._started_ns,
+        )
+
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(self.settings, self.clock, self._cards, self.faults, self.counters)
+
+    def _listener(self) -> socket.socket:
+        listener = socket.socket()
+        with contextlib.ExitStack() as undo:
+            undo.callback(listener.close)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(self._address)
+            self._address = listener.getsockname()
+            undo.pop_all()
+        return listener
+
+    def _kill(self, full_name: str, text: str) -> None:
+        for runner in list(self._scheduler.loaded.values()):
+            if self._goes_by(runner, full_name):
+                runner.die(text)
+
+    def _goes_by(self, runner: Runner, full_name: str) -> bool:
+        model = self._catalog.find(self._catalog.existing(parse_name(full_name)))
+        return model is not None and model.blob_path == runner.key
