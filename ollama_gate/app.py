@@ -1,0 +1,371 @@
+"""The HTTP face: routes, and one handler that takes a slot and relays bytes.
+
+What a body means is `wire`'s to say, whether there is a slot is the gate's, and what comes back is
+the upstream's, byte for byte. The inference routes go through admission; every other path, known
+or not, is relayed at once.
+"""
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final, assert_never
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from ollama_gate import __version__, log, names, status, wire
+from ollama_gate.config import Config
+from ollama_gate.errors import (
+    BadRequestError,
+    BodyTooLargeError,
+    UpstreamBrokenError,
+    UpstreamGoneError,
+)
+from ollama_gate.footprint import Facts
+from ollama_gate.gate import REMEMBERED, Gate, Grant, RefusedError
+from ollama_gate.ollama import HOP_BY_HOP, Answer, Ollama
+from ollama_gate.registry import Registry
+from ollama_gate.scheduler.types import Refusal, Request, RequestId, RunnerView, Waiting
+
+GATE_HEADERS: Final = frozenset({"x-priority", "x-client-id", "x-deadline", "x-request-id"})
+"""Meant for the gate, and not sent on."""
+
+CHANGES_MODELS: Final = frozenset(
+    {"/api/pull", "/api/create", "/api/copy", "/api/delete", "/api/push"}
+)
+"""After one of these a name may mean another model."""
+
+TRIES: Final = 2
+"""A request of which the client has seen nothing yet may be sent once more."""
+
+_api = log.get(log.Component.API)
+
+Readings = Callable[[], Mapping[str, dict[str, Any]]]
+Handler = Callable[[web.Request], Any]
+
+
+class Face:
+    """Handlers over one upstream. The gate and the upstream are opened and closed by others."""
+
+    def __init__(
+        self, *, config: Config, gate: Gate, registry: Registry, ollama: Ollama, readings: Readings
+    ) -> None:
+        self._config = config
+        self._gate = gate
+        self._registry = registry
+        self._ollama = ollama
+        self._readings = readings
+        self._by_client_id: OrderedDict[str, RequestId] = OrderedDict()
+
+    # ---------------------------------------------------------------- routes of the gate's own
+
+    async def health(self, _: web.Request) -> web.Response:
+        """Alive."""
+        return web.json_response({"status": "alive", "version": __version__})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """Whether an upstream answers."""
+        if await self._gate.answers(self._config.upstream.name, 0):
+            return web.json_response({"status": "ready"})
+        reason = f"{self._config.upstream.url} does not answer"
+        return web.json_response({"status": "waiting", "reason": reason}, status=503)
+
+    async def status(self, _: web.Request) -> web.Response:
+        """Everything: bins, runners, models, the queue, the last decisions."""
+        view = self._gate.snapshot()
+        decisions = [
+            {"ago_s": round(view.now - one.at, 3), "what": one.what, **one.fields}
+            for one in reversed(self._gate.decisions)
+        ]
+        whole = status.whole(
+            view, version=__version__, readings=self._readings(), decisions=decisions
+        )
+        return web.json_response({**whole, "models": self._registry.known()})
+
+    async def request(self, request: web.Request) -> web.Response:
+        """Where one request stands; DELETE withdraws it."""
+        given = request.match_info["id"]
+        request_id = self._by_client_id.get(given, RequestId(given))
+        found = self._gate.find(request_id)
+        if found is None:
+            return _error(HTTPStatus.NOT_FOUND, f"no request {given!r}: unknown, or long ended")
+        if request.method == "DELETE":
+            cancelled = self._gate.cancel(request_id)
+            return web.json_response({"id": request_id, "cancelled": cancelled})
+        return web.json_response({"id": request_id, **self._describe(found)})
+
+    def _describe(self, found: Waiting | RunnerView | str) -> dict[str, Any]:
+        now = asyncio.get_running_loop().time()
+        match found:
+            case Waiting():
+                return status.waiting(found, now)
+            case RunnerView():
+                return {"state": "running", "runner": status.runner(found, now)}
+            case str():
+                return {"state": found}
+
+    # ---------------------------------------------------------------- everything else is Ollama's
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Admit an inference request; relay anything else at once."""
+        endpoint = wire.endpoint_of(request.method, request.path)
+        if endpoint is None:
+            body = request.content.iter_any() if request.body_exists else None
+            return await self._pass(request, body)
+        try:
+            return await self._admit(request, endpoint)
+        except BadRequestError as error:
+            return _answer(wire.refuse(endpoint.dialect, HTTPStatus.BAD_REQUEST, str(error)))
+        except BodyTooLargeError as error:
+            too_large = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            return _answer(wire.refuse(endpoint.dialect, too_large, str(error)))
+        except UpstreamGoneError as error:
+            return _answer(wire.refuse(endpoint.dialect, HTTPStatus.BAD_GATEWAY, str(error)))
+
+    async def _pass(
+        self, request: web.Request, body: bytes | AsyncIterator[bytes] | None
+    ) -> web.StreamResponse:
+        """Relay without a slot."""
+        try:
+            async with self._ollama.relay(
+                request.method, request.raw_path, _headers(request), body
+            ) as answer:
+                return await _copy(request, answer)
+        except UpstreamGoneError as error:
+            dialect = wire.dialect_of(request.path)
+            return _answer(wire.refuse(dialect, HTTPStatus.BAD_GATEWAY, str(error)))
+        finally:
+            if request.path in CHANGES_MODELS:
+                self._registry.forget()
+
+    async def _admit(self, request: web.Request, endpoint: wire.Endpoint) -> web.StreamResponse:
+        priority = wire.read_priority(request.headers.get("X-Priority"))
+        body = await _read(request, self._config.max_body_bytes)
+        ask = wire.read(endpoint, request.headers, body, query=request.query_string)
+        match ask:
+            case wire.Ask():
+                pass
+            case wire.Hopeless():
+                return await self._pass(request, body)
+            case wire.Encoded():
+                text = f"expected a body without Content-Encoding, found {ask.encoding}"
+                unsupported = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+                return _answer(wire.refuse(endpoint.dialect, unsupported, text))
+            case _:
+                assert_never(ask)
+        facts = None if names.is_cloud(ask.model) else await self._facts(ask.model)
+        if facts is None or self._would_be_refused(ask, facts):
+            return await self._pass(request, body)
+        if _asks_to_unload(endpoint, ask) and self._gate.release(facts.key):
+            return _answer(wire.unload_answer(endpoint, ask.model, _go_time()))
+        gate_id = self._new_id(request)
+        scheduled = self._registry.request(
+            gate_id,
+            ask,
+            facts,
+            priority=priority,
+            client=_client(request),
+            arrived_at=asyncio.get_running_loop().time(),
+        )
+        return await self._serve(request, endpoint, ask, scheduled)
+
+    @staticmethod
+    def _would_be_refused(ask: wire.Ask, facts: Facts) -> bool:
+        """Whether Ollama needs no VRAM for it: elsewhere, or not what this model can do."""
+        lacks = bool(facts.capabilities) and not ask.needs <= facts.capabilities
+        return facts.remote or lacks
+
+    async def _facts(self, name: str) -> Facts | None:
+        """What is known of a model; waits for an upstream that is away."""
+        upstream = self._config.upstream
+        try:
+            return await self._registry.facts(name)
+        except UpstreamGoneError:
+            self._gate.lost(upstream.name)
+            if not await self._gate.answers(upstream.name, upstream.outage_wait_s):
+                raise
+        return await self._registry.facts(name)
+
+    async def _serve(
+        self, request: web.Request, endpoint: wire.Endpoint, ask: wire.Ask, scheduled: Request
+    ) -> web.StreamResponse:
+        for left in reversed(range(TRIES)):
+            try:
+                async with self._gate.slot(scheduled) as grant:
+                    return await self._relay(request, ask, scheduled, grant)
+            except RefusedError as refused:
+                return self._refused(endpoint, scheduled, refused)
+            except UpstreamGoneError:
+                self._gate.lost(self._config.upstream.name)
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def _relay(
+        self, request: web.Request, ask: wire.Ask, scheduled: Request, grant: Grant
+    ) -> web.StreamResponse:
+        headers = _headers(request)
+        if "Content-Length" in headers or ask.body:
+            headers["Content-Length"] = str(len(ask.body))
+        async with self._ollama.relay(
+            request.method, request.raw_path, headers, ask.body
+        ) as answer:
+            return await _copy(
+                request,
+                answer,
+                {
+                    "X-Request-Id": request.headers.get("X-Request-Id", scheduled.id),
+                    "X-Gate-Id": scheduled.id,
+                    "Server-Timing": f"queue;dur={grant.queued_s * 1000:.1f}",
+                },
+            )
+
+    def _refused(
+        self, endpoint: wire.Endpoint, scheduled: Request, refused: RefusedError
+    ) -> web.Response:
+        refusal = refused.refusal
+        text = refusal.text
+        if refusal.reason is Refusal.UPSTREAM_AWAY:
+            text = f"{self._config.upstream.url} does not answer"
+        answer = wire.refusal(
+            endpoint.dialect,
+            refusal.reason,
+            status=refusal.status,
+            text=text,
+            retry_after_s=refusal.retry_after_s,
+            request_id=f"req_{scheduled.id}",
+        )
+        response = _answer(answer)
+        response.headers["X-Gate-Id"] = scheduled.id
+        return response
+
+    def _new_id(self, request: web.Request) -> RequestId:
+        gate_id = RequestId(uuid.uuid4().hex)
+        given = request.headers.get("X-Request-Id")
+        if given:
+            self._by_client_id[given] = gate_id
+            if len(self._by_client_id) > REMEMBERED:
+                self._by_client_id.popitem(last=False)
+        return gate_id
+
+
+def make_app(face: Face) -> web.Application:
+    """The routes: the gate's own, and one for everything else."""
+    app = web.Application()
+    app.router.add_get("/gate/health", face.health)
+    app.router.add_get("/gate/ready", face.ready)
+    app.router.add_get("/gate/status", face.status)
+    app.router.add_get("/gate/requests/{id}", face.request)
+    app.router.add_delete("/gate/requests/{id}", face.request)
+    app.router.add_route("*", "/{path:.*}", face.handle)
+    app.on_response_prepare.append(_unsigned)
+    return app
+
+
+def make_runner(app: web.Application, *, shutdown_s: float = 0.0) -> web.AppRunner:
+    """The one way this program serves, in production and in tests.
+
+    `handler_cancellation` is what ends a handler whose client has gone; bodies are left encoded.
+    """
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,
+        auto_decompress=False,
+        access_log=None,
+        shutdown_timeout=shutdown_s,
+    )
+
+
+async def _unsigned(_: web.Request, response: web.StreamResponse) -> None:
+    """Take out what the library adds: Ollama sends no `Server`, and no type without a body."""
+    response.headers.popall("Server", None)
+    if isinstance(response, _Relayed) and not response.typed:
+        response.headers.popall("Content-Type", None)
+
+
+class _Relayed(web.StreamResponse):
+    """An upstream's answer; `typed` if it came with a content type."""
+
+    typed: bool
+
+
+async def _copy(
+    request: web.Request, answer: Answer, added: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """Relay an answer; each write waits for the client, so a slow reader slows the upstream."""
+    response = _Relayed(status=answer.status, reason=answer.reason, headers=answer.headers)
+    response.typed = "Content-Type" in response.headers
+    for name, value in (added or {}).items():
+        response.headers.setdefault(name, value)
+    try:
+        await response.prepare(request)
+        async for chunk in answer.chunks():
+            await response.write(chunk)
+        await response.write_eof()
+    except UpstreamBrokenError as error:
+        # Completing it would make a broken answer look whole.
+        _api.warning("answer broke off", path=request.path, reason=str(error))
+        if request.transport is not None:
+            request.transport.abort()
+    except ConnectionResetError:
+        # The client left while it was being written to; its cancellation is on its way.
+        pass
+    return response
+
+
+async def _read(request: web.Request, limit_bytes: int) -> bytes:
+    """The whole body of a request that must be read for its model."""
+    parts, size = [], 0
+    async for part in request.content.iter_any():
+        size += len(part)
+        if size > limit_bytes:
+            raise BodyTooLargeError(
+                f"request body too large: expected at most {limit_bytes} bytes, found more"
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _headers(request: web.Request) -> CIMultiDict[str]:
+    """What is sent on: all but what ends here, what is the gate's, and the gate's own `Host`."""
+    named = {
+        token.strip().lower()
+        for value in request.headers.getall("Connection", ())
+        for token in value.split(",")
+    }
+    dropped = HOP_BY_HOP | GATE_HEADERS | named | {"host", "expect"}
+    return CIMultiDict(
+        (name, value) for name, value in request.headers.items() if name.lower() not in dropped
+    )
+
+
+def _asks_to_unload(endpoint: wire.Endpoint, ask: wire.Ask) -> bool:
+    """Whether it is what `ollama stop` sends; the embedding routes have no such form."""
+    forms = (wire.Endpoint.GENERATE, wire.Endpoint.CHAT)
+    return endpoint in forms and ask.empty and ask.keep_alive_s == 0
+
+
+def _go_time() -> str:
+    """The present instant as Go writes it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _client(request: web.Request) -> str:
+    headers = request.headers
+    return (
+        headers.get("X-Client-Id")
+        or headers.get("X-OpenWebUI-User-Id")
+        or request.remote
+        or "unknown"
+    )
+
+
+def _answer(answer: wire.Answer) -> web.Response:
+    return web.Response(status=answer.status, headers=CIMultiDict(answer.headers), body=answer.body)
+
+
+def _error(status_code: int, text: str) -> web.Response:
+    return _answer(wire.refuse(wire.Dialect.NATIVE, status_code, text))

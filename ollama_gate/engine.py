@@ -1,0 +1,94 @@
+"""Carries out loads and unloads on one upstream, in the scheduler's terms.
+
+It says how each ended; whether, when and in which order there is one is not decided here.
+"""
+
+import asyncio
+import math
+from typing import Final
+
+from ollama_gate import log
+from ollama_gate.errors import UpstreamError, UpstreamGoneError, UpstreamRefusedError
+from ollama_gate.ollama import Ollama
+from ollama_gate.registry import Registry
+from ollama_gate.scheduler.commands import Load, Unload
+from ollama_gate.scheduler.events import Interrupted, Loaded, LoadFailed, Resident
+from ollama_gate.scheduler.types import Launch, ModelKey
+
+FOREVER: Final = "-1s"
+"""Residency is the gate's to decide: what it loads, Ollama keeps."""
+
+LOOK_FIRST_S, LOOK_LAST_S = 0.02, 0.25
+"""How soon after an unload `/api/ps` is looked at, and how often in the end."""
+
+ASK_AGAIN_S: Final = 5.0
+"""A model still listed after this long is asked to go once more."""
+
+_engine = log.get(log.Component.ENGINE)
+
+
+class Engine:
+    """One upstream. Fits `gate.Engine`."""
+
+    def __init__(self, ollama: Ollama, registry: Registry, *, keep_alive_s: float) -> None:
+        self._ollama = ollama
+        self._registry = registry
+        self._keep_alive_s = keep_alive_s
+
+    async def load(self, command: Load) -> Loaded | LoadFailed | Interrupted:
+        """Load a model, and see what it takes."""
+        try:
+            await self._load(command.name, command.launch, FOREVER)
+            residents = await self._registry.residents()
+        except UpstreamRefusedError as error:
+            return LoadFailed(status=error.status, text=error.text)
+        except UpstreamGoneError:
+            return Interrupted()
+        for resident in residents:
+            if resident.model == command.model:
+                return Loaded(
+                    footprint_bytes=resident.footprint_bytes,
+                    reported_bytes=resident.reported_bytes,
+                    num_ctx=resident.num_ctx,
+                )
+        text = f"{command.name} was loaded, but is not listed by /api/ps"
+        return LoadFailed(status=500, text=text)
+
+    async def unload(self, command: Unload) -> bool:
+        """Ask a model to go until it is no longer listed; false if the upstream went instead."""
+        try:
+            while True:
+                await self._ollama.unload(command.name)
+                if await self._seen_gone(command.model):
+                    return True
+        except UpstreamRefusedError as error:
+            # The name is unknown by now: deleted while it was loaded. Its timer ends it.
+            _engine.warning("unload refused", model=command.name, reason=error.text)
+            return False
+        except UpstreamError:
+            return False
+
+    async def _seen_gone(self, model: ModelKey) -> bool:
+        loop = asyncio.get_running_loop()
+        until, pause_s = loop.time() + ASK_AGAIN_S, LOOK_FIRST_S
+        while loop.time() < until:
+            await asyncio.sleep(pause_s)
+            if all(resident.model != model for resident in await self._registry.residents()):
+                return True
+            pause_s = min(pause_s * 2, LOOK_LAST_S)
+        return False
+
+    async def residents(self) -> tuple[Resident, ...]:
+        """What is resident now; raises `UpstreamError` when there is no answer."""
+        return await self._registry.residents()
+
+    async def let_expire(self, name: str, launch: Launch) -> None:
+        """Leave a model to Ollama's own timer again, with the limit that is configured."""
+        if not math.isinf(self._keep_alive_s):
+            await self._load(name, launch, f"{self._keep_alive_s:.0f}s")
+
+    async def _load(self, name: str, launch: Launch, keep_alive: str) -> None:
+        facts = await self._registry.facts(name)
+        # What can only embed is refused by `/api/generate`.
+        embedding = facts is not None and "completion" not in facts.capabilities and facts.pooling
+        await self._ollama.load(name, launch, embedding=embedding, keep_alive=keep_alive)

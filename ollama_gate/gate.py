@@ -1,0 +1,421 @@
+"""The pump: events in, commands out, one timer, and the tasks it started. It decides nothing.
+
+It states what it needs of an upstream (`Engine`) and of a card (`Meter`); whatever fits will do.
+"""
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, assert_never
+
+from ollama_gate import log
+from ollama_gate.errors import GateError, UpstreamError
+from ollama_gate.scheduler import Machine, snapshot
+from ollama_gate.scheduler import events as ev
+from ollama_gate.scheduler.commands import Command, Evicted, Expired, Forward, Load, Refuse, Unload
+from ollama_gate.scheduler.types import (
+    BinId,
+    Launch,
+    ModelKey,
+    Request,
+    RequestId,
+    RunnerState,
+    RunnerView,
+    Snapshot,
+    Waiting,
+)
+
+WATCH_S: Final = 2.0
+"""How often an upstream that answers is asked what is resident."""
+
+WATCH_AWAY_S: Final = 1.0
+"""How often one that does not answer is tried."""
+
+REMEMBERED: Final = 1000
+"""How many ended requests can still be asked for."""
+
+_queue = log.get(log.Component.QUEUE)
+_scheduler = log.get(log.Component.SCHEDULER)
+_engine = log.get(log.Component.ENGINE)
+_monitor = log.get(log.Component.MONITOR)
+
+
+class Engine(Protocol):
+    """One upstream, as the pump drives it."""
+
+    async def load(self, command: Load) -> ev.Loaded | ev.LoadFailed | ev.Interrupted:
+        """Load a model, however long it takes."""
+
+    async def unload(self, command: Unload) -> bool:
+        """Unload a model; true when it is no longer listed, false when nobody can tell."""
+
+    async def residents(self) -> tuple[ev.Resident, ...]:
+        """What is resident now; raises `UpstreamError` when there is no answer."""
+
+    async def let_expire(self, name: str, launch: Launch) -> None:
+        """Leave a model to Ollama: it may unload it when it has idled for long enough."""
+
+
+class Meter(Protocol):
+    """A card that is read from time to time by itself, and more often while `busy`."""
+
+    def hurry(self, *, busy: bool) -> None:
+        """Say whether memory is moving."""
+
+
+class RefusedError(GateError):
+    """A request is turned away; `refusal` says why and what to answer."""
+
+    def __init__(self, refusal: Refuse) -> None:
+        super().__init__(refusal.reason.value)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A slot: where it is, and how long it was waited for."""
+
+    bin: BinId
+    queued_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One thing that happened to memory or to a request's fate; `at` is the pump's clock."""
+
+    at: float
+    what: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Ticket:
+    request: Request
+    granted: asyncio.Future[Grant]
+    holder: asyncio.Task[Any] | None
+
+
+class Gate:
+    """Admission for the upstreams of one machine.
+
+    `start` begins to watch the upstreams; `close` ends everything that it began. Use it on one
+    event loop only.
+    """
+
+    def __init__(self, machine: Machine, engines: Mapping[str, Engine]) -> None:
+        self._machine = machine
+        self._engines = engines
+        self._meters: dict[BinId, Meter] = {}
+        self._tickets: dict[RequestId, _Ticket] = {}
+        self._ended: OrderedDict[RequestId, str] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._answers = {name: asyncio.Event() for name in engines}
+        self._healthy: dict[str, bool | None] = dict.fromkeys(engines)
+        self._nudges = {name: asyncio.Event() for name in engines}
+        self._changed = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self.decisions: deque[Decision] = deque(maxlen=64)
+
+    # ---------------------------------------------------------------- what callers ask
+
+    @contextlib.asynccontextmanager
+    async def slot(self, request: Request) -> AsyncIterator[Grant]:
+        """Wait for a slot and hold it for as long as the block lasts.
+
+        However the block ends, and wherever in it the caller is cancelled, the place or slot is
+        free again at once.
+
+        Raises:
+            RefusedError: there will be no slot.
+        """
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(request, loop.create_future(), asyncio.current_task())
+        self._tickets[request.id] = ticket
+        self._quiet.clear()
+        try:
+            self._tell(ev.Arrived(request=request))
+            yield await ticket.granted
+        finally:
+            del self._tickets[request.id]
+            self._remember(request.id, ticket)
+            self._tell(ev.Left(id=request.id))
+            if not self._tickets:
+                self._quiet.set()
+
+    def cancel(self, request_id: RequestId) -> bool:
+        """Withdraw a request, waiting or running; false if there is none of that name."""
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return False
+        if ticket.granted.done():
+            if ticket.holder is not None:
+                ticket.holder.cancel()
+        else:
+            self._tell(ev.Cancelled(id=request_id))
+        return True
+
+    def release(self, model: ModelKey) -> bool:
+        """Let a model go when nobody wants it any more; false if it is not there."""
+        if not any(runner.model == model for runner in self._machine.runners.values()):
+            return False
+        self._tell(ev.Released(model=model))
+        return True
+
+    def lost(self, upstream: str) -> None:
+        """Somebody saw that an upstream does not answer."""
+        self._upstream_lost(upstream, "a request found it gone")
+        self._nudges[upstream].set()
+
+    async def answers(self, upstream: str, within_s: float) -> bool:
+        """Wait until an upstream answers; false if it does not in that time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._answers[upstream].wait()
+        return self._answers[upstream].is_set()
+
+    def snapshot(self) -> Snapshot:
+        """Where everything stood when something last happened."""
+        return snapshot(self._machine)
+
+    async def changed(self) -> None:
+        """Wait until something happens: an event of any kind."""
+        await self._changed.wait()
+
+    def find(self, request_id: RequestId) -> Waiting | RunnerView | str | None:
+        """A waiting request, the runner that serves it, how it ended, or `None` if unknown."""
+        view = self.snapshot()
+        for waiting in view.waiting:
+            if waiting.request.id == request_id:
+                return waiting
+        for runner in view.runners:
+            if request_id in runner.running:
+                return runner
+        return "running" if request_id in self._tickets else self._ended.get(request_id)
+
+    # ---------------------------------------------------------------- life
+
+    def start(self) -> None:
+        """Begin to watch every upstream."""
+        for name in self._engines:
+            self._spawn(self._watch(name))
+
+    def attach(self, bin_id: BinId, meter: Meter) -> None:
+        """Let `measured` be told of a bin by `meter`."""
+        self._meters[bin_id] = meter
+
+    def measured(self, bin_id: BinId, total_bytes: int, used_bytes: int) -> None:
+        """Take in a reading of a bin's memory."""
+        self._tell(ev.Measured(bin=bin_id, total_bytes=total_bytes, used_bytes=used_bytes))
+
+    async def drain(self, grace_s: float) -> bool:
+        """Refuse who waits, let running answers end; true if all ended within `grace_s`."""
+        self._tell(ev.Closing())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._quiet.wait()
+        return self._quiet.is_set()
+
+    async def hand_back(self) -> None:
+        """Leave what is resident to Ollama's own timers again."""
+        resident = [r for r in self.snapshot().runners if r.state is RunnerState.RESIDENT]
+        for runner in resident:
+            upstream = self._machine.books[runner.bin].bin.upstream
+            try:
+                await self._engines[upstream].let_expire(runner.name, runner.launch)
+            except UpstreamError as error:
+                _engine.warning("not handed back", model=runner.name, reason=str(error))
+
+    async def close(self) -> None:
+        """End every task and the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ---------------------------------------------------------------- the pump
+
+    def _tell(self, event: ev.Event) -> None:
+        now = asyncio.get_running_loop().time()
+        for command in self._machine.handle(event, now):
+            self._obey(command)
+        self._arm_timer()
+        for bin_id, meter in self._meters.items():
+            meter.hurry(busy=self._memory_moves(bin_id))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _memory_moves(self, bin_id: BinId) -> bool:
+        return any(
+            runner.bin.id == bin_id and not runner.resident
+            for runner in self._machine.runners.values()
+        )
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        at = self._machine.next_wakeup()
+        loop = asyncio.get_running_loop()
+        self._timer = None if at is None else loop.call_at(at, self._tell, ev.Ticked())
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Forward():
+                self._forward(command)
+            case Refuse():
+                self._refuse(command)
+            case Load():
+                self._note_load(command)
+                self._spawn(self._carry_out_load(command))
+            case Unload():
+                self._note_unload(command)
+                self._spawn(self._carry_out_unload(command))
+            case _:
+                assert_never(command)
+
+    def _forward(self, command: Forward) -> None:
+        ticket = self._tickets.get(command.id)
+        # Its client may have gone in this very instant; `Left` is on its way then.
+        if ticket is not None and not ticket.granted.done():
+            ticket.granted.set_result(Grant(bin=command.bin, queued_s=command.queued_s))
+            request = ticket.request
+            _queue.debug("forward", id=command.id, model=request.name, queued_s=command.queued_s)
+
+    def _refuse(self, command: Refuse) -> None:
+        ticket = self._tickets.get(command.id)
+        if ticket is not None and not ticket.granted.done():
+            ticket.granted.set_exception(RefusedError(command))
+            self._decided(
+                _queue,
+                "refuse",
+                reason=command.reason.value,
+                model=ticket.request.name,
+                id=command.id,
+                waiting=len(self._machine.line),
+            )
+
+    def _remember(self, request_id: RequestId, ticket: _Ticket) -> None:
+        granted = ticket.granted
+        if granted.cancelled() or not granted.done():
+            granted.cancel()
+            fate = "left while waiting"
+        elif (error := granted.exception()) is not None:
+            fate = f"refused: {error}"
+        else:
+            fate = "ended"
+        self._ended[request_id] = fate
+        if len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def _note_load(self, command: Load) -> None:
+        self._decided(
+            _scheduler,
+            "load",
+            model=command.name,
+            bin=command.bin,
+            footprint=log.size(command.footprint_bytes),
+            free="unknown" if command.free_bytes is None else log.size(command.free_bytes),
+            alone=command.alone,
+            waited_s=command.waited_s,
+        )
+
+    def _note_unload(self, command: Unload) -> None:
+        match command.reason:
+            case Evicted() as reason:
+                self._decided(
+                    _scheduler,
+                    "evict",
+                    model=command.name,
+                    idle_s=reason.idle_s,
+                    **{"for": reason.for_model},
+                    shortfall=reason.shortfall,
+                )
+            case Expired() as reason:
+                self._decided(
+                    _scheduler,
+                    "expire",
+                    model=command.name,
+                    idle_s=reason.idle_s,
+                    keep_alive_s=reason.keep_alive_s,
+                )
+
+    def _decided(self, logger: log.Log, what: str, **fields: Any) -> None:
+        now = asyncio.get_running_loop().time()
+        self.decisions.append(Decision(at=now, what=what, fields=fields))
+        logger.info(what, **fields)
+
+    # ---------------------------------------------------------------- the tasks it starts
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _scheduler.error("a task of the gate failed", error=repr(error), exc_info=error)
+
+    def _engine_of(self, bin_id: BinId) -> tuple[str, Engine]:
+        upstream = self._machine.books[bin_id].bin.upstream
+        return upstream, self._engines[upstream]
+
+    async def _carry_out_load(self, command: Load) -> None:
+        upstream, engine = self._engine_of(command.bin)
+        began = asyncio.get_running_loop().time()
+        outcome = await engine.load(command)
+        took_s = asyncio.get_running_loop().time() - began
+        match outcome:
+            case ev.Loaded():
+                taken = outcome.footprint_bytes or command.footprint_bytes
+                _engine.info("loaded", model=command.name, s=took_s, footprint=log.size(taken))
+            case ev.LoadFailed():
+                _engine.error("load failed", model=command.name, s=took_s, reason=outcome.text)
+            case ev.Interrupted():
+                _engine.warning("load interrupted", model=command.name, s=took_s)
+                self._upstream_lost(upstream, "it stopped answering during a load")
+            case _:
+                assert_never(outcome)
+        self._tell(ev.LoadEnded(bin=command.bin, model=command.model, outcome=outcome))
+
+    async def _carry_out_unload(self, command: Unload) -> None:
+        upstream, engine = self._engine_of(command.bin)
+        gone = await engine.unload(command)
+        _engine.info("unloaded" if gone else "unload not seen", model=command.name)
+        if not gone:
+            self._upstream_lost(upstream, "it stopped answering during an unload")
+        self._tell(ev.UnloadEnded(bin=command.bin, model=command.model, gone=gone))
+
+    async def _watch(self, upstream: str) -> None:
+        while True:
+            await self._look(upstream)
+            pause_s = WATCH_S if self._answers[upstream].is_set() else WATCH_AWAY_S
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._nudges[upstream].wait()
+            self._nudges[upstream].clear()
+
+    async def _look(self, upstream: str) -> None:
+        asked_at = asyncio.get_running_loop().time()
+        try:
+            residents = await self._engines[upstream].residents()
+        except UpstreamError as error:
+            self._upstream_lost(upstream, str(error))
+            return
+        self._answers[upstream].set()
+        if not self._healthy[upstream]:
+            names = ", ".join(resident.name for resident in residents) or "nothing"
+            _monitor.info("upstream answers", upstream=upstream, resident=names)
+        self._healthy[upstream] = True
+        self._tell(ev.Observed(upstream=upstream, residents=residents, asked_at=asked_at))
+
+    def _upstream_lost(self, upstream: str, reason: str) -> None:
+        self._tell(ev.UpstreamLost(upstream=upstream))
+        self._answers[upstream].clear()
+        if self._healthy[upstream] is not False:
+            _monitor.warning("upstream does not answer; waiting for it", reason=reason)
+        self._healthy[upstream] = False

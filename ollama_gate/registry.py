@@ -1,0 +1,247 @@
+"""What the gate knows of the models of one upstream, and what a request therefore needs.
+
+It asks `/api/show` and `/api/tags` once a name and remembers the answer for a while; a name may
+mean another model after a pull, so the memory is short and `forget` empties it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from ollama_gate import footprint, log, names
+from ollama_gate.config import Config, ModelConfig
+from ollama_gate.errors import UpstreamGoneError, UpstreamRefusedError
+from ollama_gate.footprint import Facts, Settings
+from ollama_gate.ollama import Ollama
+from ollama_gate.scheduler.events import Resident
+from ollama_gate.scheduler.types import (
+    Bin,
+    Launch,
+    ModelKey,
+    Need,
+    Priority,
+    Request,
+    RequestId,
+)
+from ollama_gate.wire import Ask
+
+FRESH_S: Final = 30.0
+"""For so long an answer is believed: somebody may pull a model behind the gate's back."""
+
+_registry = log.get(log.Component.REGISTRY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    facts: Facts
+    asked_at: float
+
+
+class Registry:
+    """Facts and footprints of one upstream's models, in its bins."""
+
+    def __init__(self, *, ollama: Ollama, config: Config, bins: Sequence[Bin]) -> None:
+        upstream = config.upstream
+        self._ollama = ollama
+        self._config = config
+        self._bins = tuple(bins)
+        self._settings = Settings(
+            num_parallel=upstream.num_parallel,
+            kv_cache_type=upstream.kv_cache_type,
+            context_length=upstream.context_length,
+        )
+        self._book = footprint.Book()
+        self._known: dict[str, _Known] = {}
+        self._asking: dict[str, asyncio.Lock] = {}
+        self._models = {_key(name): model for name, model in config.models.items()}
+
+    def card_has(self, total_bytes: int) -> None:
+        """Take in how much memory the card has: Ollama's automatic context depends on it."""
+        if total_bytes != self._settings.total_bytes:
+            self._settings = replace(self._settings, total_bytes=total_bytes)
+
+    def forget(self) -> None:
+        """A name may mean another model from now on."""
+        self._known.clear()
+
+    def known(self) -> list[dict[str, Any]]:
+        """Each model that was asked for: its footprint with its own options, and the source."""
+        rows = []
+        for known in self._known.values():
+            need, source = self._need(known.facts, Launch(), self._bins[0])
+            rows.append(
+                {
+                    "model": known.facts.name,
+                    "key": known.facts.key,
+                    "footprint_bytes": need.footprint_bytes,
+                    "source": source,
+                }
+            )
+        return sorted(rows, key=lambda row: str(row["model"]))
+
+    async def facts(self, name: str) -> Facts | None:
+        """What there is to know of a model; `None` if Ollama does not know it.
+
+        What was known before is believed while the upstream does not answer.
+
+        Raises:
+            UpstreamGoneError: there is no answer, and nothing was known before.
+        """
+        key = _key(name)
+        async with self._asking.setdefault(key, asyncio.Lock()):
+            now = asyncio.get_running_loop().time()
+            known = self._known.get(key)
+            if known is None or now - known.asked_at > FRESH_S:
+                known = await self._ask(name, known, now)
+                if known is None:
+                    self._known.pop(key, None)
+                else:
+                    self._known[key] = known
+        self._asking.pop(key, None)
+        return known.facts if known else None
+
+    async def _ask(self, name: str, before: _Known | None, now: float) -> _Known | None:
+        try:
+            show = await self._ollama.show(name.strip())
+            if show is None:
+                return None
+            size_bytes, digest = await self._on_disk(name)
+        except UpstreamGoneError:
+            if before is None:
+                raise
+            return before
+        facts = footprint.read_show(name, show, size_bytes, digest=digest)
+        if before is None or before.facts != facts:
+            _registry.debug("model", name=name, key=facts.key, disk=log.size(facts.size_bytes))
+        return _Known(facts, now)
+
+    async def _on_disk(self, name: str) -> tuple[int, str]:
+        """Size and digest of `/api/tags`; nothing where an Ollama lists it differently."""
+        try:
+            tags = await self._ollama.tags()
+        except UpstreamRefusedError:
+            return 0, ""
+        for tag in tags:
+            size_bytes = tag.get("size")
+            if _key(str(tag.get("name"))) == _key(name) and isinstance(size_bytes, int):
+                return size_bytes, str(tag.get("digest", ""))
+        return 0, ""
+
+    # ---------------------------------------------------------------- in the scheduler's terms
+
+    def request(
+        self,
+        request_id: RequestId,
+        ask: Ask,
+        facts: Facts,
+        *,
+        priority: Priority | None,
+        client: str,
+        arrived_at: float,
+    ) -> Request:
+        """What a client's request means to the scheduler."""
+        own = self._models.get(_key(ask.model))
+        launch = footprint.merge(facts, ask.launch_options)
+        idle_s = own.keep_alive_s if own else None
+        return Request(
+            id=request_id,
+            model=facts.key,
+            name=ask.model,
+            needs={bin_.id: self._need(facts, launch, bin_)[0] for bin_ in self._bins},
+            arrived_at=arrived_at,
+            launch=launch,
+            num_ctx=self._context(facts, launch),
+            priority=self._priority(own, priority),
+            client=client,
+            parallel=self.parallel(facts),
+            keep_alive_s=ask.keep_alive_s,
+            default_keep_alive_s=self._config.keep_alive_s if idle_s is None else idle_s,
+        )
+
+    @staticmethod
+    def _priority(own: ModelConfig | None, asked: Priority | None) -> Priority:
+        # HIGH is 0, so that a truth test would lose it.
+        if asked is not None:
+            return asked
+        return own.priority if own else Priority.NORMAL
+
+    def parallel(self, facts: Facts) -> int:
+        """How many requests one runner of a model may serve at once."""
+        slots = footprint.parallel_of(facts, self._settings.num_parallel)
+        own = self._models.get(_key(facts.name))
+        return min(slots, own.max_concurrent) if own and own.max_concurrent else slots
+
+    async def residents(self) -> tuple[Resident, ...]:
+        """What is resident, with what it takes.
+
+        Raises:
+            UpstreamError: no answer, or not that of an Ollama.
+        """
+        lines = [footprint.read_ps(entry) for entry in await self._ollama.residents()]
+        return tuple([await self._resident(line) for line in lines if line.name])
+
+    async def _resident(self, line: footprint.Resident) -> Resident:
+        facts = await self.facts(line.name)
+        if facts is None:
+            # Deleted since it was loaded: it still takes its memory.
+            key = ModelKey(line.digest or line.name)
+            facts = Facts(key=key, name=line.name, size_bytes=line.size_bytes)
+        bin_ = self._bins[0]
+        launch = self._launched(facts, line, bin_)
+        return Resident(
+            bin=bin_.id,
+            model=facts.key,
+            name=line.name,
+            launch=launch,
+            footprint_bytes=self._taken(facts, launch, line, bin_),
+            reported_bytes=line.size_bytes if bin_.cpu else line.size_vram_bytes,
+            num_ctx=line.context_length,
+            parallel=self.parallel(facts),
+        )
+
+    def _launched(self, facts: Facts, line: footprint.Resident, bin_: Bin) -> Launch:
+        """The options of a runner, as far as `/api/ps` betrays them."""
+        launch = footprint.merge(facts, Launch())
+        if line.context_length not in {None, self._context(facts, launch)}:
+            launch = replace(launch, num_ctx=line.context_length)
+        if not bin_.cpu and not line.size_vram_bytes:
+            launch = replace(launch, num_gpu=0)
+        return launch
+
+    def _taken(self, facts: Facts, launch: Launch, line: footprint.Resident, bin_: Bin) -> int:
+        configured_bytes = self._configured_bytes(facts)
+        if configured_bytes is not None and not launch.on_cpu:
+            return configured_bytes
+        return self._book.learn(
+            facts,
+            replace(launch, num_ctx=line.context_length or launch.num_ctx),
+            self._settings,
+            size_bytes=line.size_bytes,
+            size_vram_bytes=line.size_vram_bytes,
+            on_cpu_bin=bin_.cpu,
+        )
+
+    def _need(self, facts: Facts, launch: Launch, bin_: Bin) -> tuple[Need, str]:
+        return self._book.need(
+            facts,
+            launch,
+            self._settings,
+            configured_bytes=self._configured_bytes(facts),
+            on_cpu_bin=bin_.cpu,
+        )
+
+    def _context(self, facts: Facts, launch: Launch) -> int:
+        default = footprint.default_context(
+            self._settings.context_length, self._settings.total_bytes
+        )
+        return footprint.effective_context(facts, launch, default_ctx=default)
+
+    def _configured_bytes(self, facts: Facts) -> int | None:
+        own: ModelConfig | None = self._models.get(_key(facts.name))
+        return own.vram_bytes if own else None
+
+
+def _key(name: str) -> str:
+    parsed = names.parse(name)
+    return parsed.key if parsed else name

@@ -1,0 +1,117 @@
+"""The scheduler's snapshot as JSON: what `/gate/status` and `/gate/requests/{id}` answer.
+
+Times are given as lengths from the instant of the snapshot, since the scheduler's clock means
+nothing outside. Nothing is worked out here that the scheduler did not say.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ollama_gate.scheduler.types import BinView, Launch, Request, RunnerView, Snapshot, Waiting
+
+Json = dict[str, Any]
+
+
+def whole(
+    view: Snapshot, *, version: str, readings: Mapping[str, Json], decisions: list[Json]
+) -> Json:
+    """Everything, for `/gate/status`.
+
+    Args:
+        view: the scheduler's snapshot.
+        version: of the gate.
+        readings: for each bin with a card, the last reading, its source and its age.
+        decisions: the last ones, newest first.
+    """
+    return {
+        "version": version,
+        "closing": view.closing,
+        "bins": [_bin(one, readings.get(one.bin.id)) for one in view.bins],
+        "runners": [runner(one, view.now) for one in view.runners],
+        "queue": {
+            "waiting": len(view.waiting),
+            "running": len(view.running),
+            "by_priority": _by_priority(one.request for one in view.waiting),
+        },
+        "waiting": [waiting(one, view.now) for one in view.waiting],
+        "running": [
+            {**_request(request, view.now), "bin": bin_id} for request, bin_id in view.running
+        ],
+        "decisions": decisions,
+    }
+
+
+def waiting(one: Waiting, now: float) -> Json:
+    """Where a waiting request stands, and behind what."""
+    return {
+        **_request(one.request, now),
+        "state": "waiting",
+        "position": one.position,
+        "cause": one.cause.value,
+        "behind": list(one.behind),
+        "ends_by_itself_in_s": None if one.until is None else _ahead(one.until, now),
+    }
+
+
+def runner(one: RunnerView, now: float) -> Json:
+    """One runner."""
+    return {
+        "model": one.name,
+        "key": one.model,
+        "bin": one.bin,
+        "state": one.state.value,
+        "num_ctx": one.num_ctx,
+        "options": _given(one.launch),
+        "footprint_bytes": one.footprint_bytes,
+        "parallel": one.parallel,
+        "running": list(one.running),
+        "waiting": one.waiting,
+        "draining": one.draining,
+        "idle_s": None if one.idle_since is None else round(now - one.idle_since, 3),
+        "expires_in_s": None if one.expires_at is None else _ahead(one.expires_at, now),
+        "load_s": round(one.load_s, 3),
+    }
+
+
+def _bin(one: BinView, reading: Json | None) -> Json:
+    return {
+        "id": one.bin.id,
+        "upstream": one.bin.upstream,
+        "available": one.available,
+        "capacity_bytes": one.capacity_bytes,
+        "foreign_bytes": one.foreign_bytes,
+        "committed_bytes": one.committed_bytes,
+        "free_bytes": one.free_bytes,
+        "next": one.target,
+        "victims": list(one.victims),
+        "reading": reading,
+    }
+
+
+def _request(request: Request, now: float) -> Json:
+    return {
+        "id": request.id,
+        "model": request.name,
+        "priority": request.priority.name.lower(),
+        "client": request.client,
+        "age_s": round(now - request.arrived_at, 3),
+        "options": _given(request.launch),
+    }
+
+
+def _by_priority(requests: Iterable[Request]) -> dict[str, int]:
+    counts = {"high": 0, "normal": 0, "low": 0}
+    for request in requests:
+        counts[request.priority.name.lower()] += 1
+    return counts
+
+
+def _given(launch: Launch) -> Json:
+    return {name: value for name, value in asdict(launch).items() if value not in {None, ()}}
+
+
+def _ahead(at: float, now: float) -> float | None:
+    """JSON has no infinity: `None` is for ever."""
+    return None if math.isinf(at) else round(max(0.0, at - now), 3)
