@@ -88,8 +88,8 @@ class SimulatedOllama:
         """Be there again on the same port, with nothing loaded."""
         if self._runner is not None:
             return
+        listener = self._listener()
         self._scheduler = self._new_scheduler()
-        self._scheduler.start()
         app = make_app(self._world())
         runner = web.AppRunner(
             app,
@@ -99,11 +99,8 @@ class SimulatedOllama:
             shutdown_timeout=0,
         )
         await runner.setup()
-        try:
-            await web.SockSite(runner, self._listener()).start()
-        except OSError:
-            await runner.cleanup()
-            raise
+        await web.SockSite(runner, listener).start()
+        self._scheduler.start()
         self._runner = runner
 
     def card(self, index: int) -> Card:
