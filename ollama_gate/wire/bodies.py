@@ -55,8 +55,13 @@ _TOOL: Final = Struct(
         ),
     }
 )
+# An object, and not a text that holds one.
+_ARGUMENTS: Final = either({b"{": opaque})
 _CALL: Final = Struct(
-    values={"id": text, "function": Struct(values={"index": integer, "name": text})}
+    values={
+        "id": text,
+        "function": Struct(values={"index": integer, "name": text, "arguments": _ARGUMENTS}),
+    }
 )
 _V1_CALL: Final = Struct(
     values={
@@ -78,6 +83,7 @@ _V1_MESSAGE: Final = Struct(
 _BLOCK: Final = Struct(
     values={
         **_texts("type", "id", "name", "tool_use_id", "signature"),
+        "input": _ARGUMENTS,
         "is_error": boolean,
     },
     pointers={

@@ -1,7 +1,6 @@
 """Header values of the form `kind; name=value; name="value"`, as Go's `mime.ParseMediaType`."""
 
 import re
-from itertools import count
 from typing import Final
 from urllib.parse import unquote
 
@@ -47,14 +46,19 @@ def _joined(given: dict[str, str]) -> dict[str, str]:
 
 def _pieced(given: dict[str, str], base: str) -> str | None:
     pieces: list[str] = []
-    for number in count():
-        if (piece := given.get(f"{base}*{number}")) is None:
-            encoded = given.get(f"{base}*{number}*")
-            if encoded is None:
-                return "".join(pieces) if pieces else None
-            piece = unquote(encoded) if number else _decoded(encoded) or ""
+    while (piece := _piece(given, f"{base}*{len(pieces)}", first=not pieces)) is not None:
         pieces.append(piece)
-    raise AssertionError("count() has no end")
+    return "".join(pieces) if pieces else None
+
+
+def _piece(given: dict[str, str], name: str, *, first: bool) -> str | None:
+    if name in given:
+        return given[name]
+    encoded = given.get(f"{name}*")
+    if encoded is None:
+        return None
+    # Only the first says in which characters the whole is written.
+    return _decoded(encoded) or "" if first else unquote(encoded)
 
 
 def _decoded(text: str) -> str | None:
