@@ -6,6 +6,7 @@ or not, is relayed at once.
 """
 
 import asyncio
+import functools
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -37,6 +38,12 @@ CHANGES_MODELS: Final = frozenset(
     {"/api/pull", "/api/create", "/api/copy", "/api/delete", "/api/push"}
 )
 """After one of these a name may mean another model."""
+
+READ_AT_ONCE_BYTES: Final = 128 * 2**10
+"""A body up to this size is understood within a few milliseconds, whatever it holds."""
+
+MAX_HEADER_BYTES: Final = 2**20
+"""Go's HTTP server, and so Ollama, takes as much."""
 
 TRIES: Final = 2
 """A request of which the client has seen nothing yet may be sent once more."""
@@ -144,7 +151,7 @@ class Face:
     async def _admit(self, request: web.Request, endpoint: wire.Endpoint) -> web.StreamResponse:
         priority = wire.read_priority(request.headers.get("X-Priority"))
         body = await _read(request, self._config.max_body_bytes)
-        ask = wire.read(endpoint, request.headers, body, query=request.query_string)
+        ask = await _understand(request, endpoint, body)
         match ask:
             case wire.Ask():
                 pass
@@ -159,8 +166,10 @@ class Face:
         facts = None if names.is_cloud(ask.model) else await self._facts(ask.model)
         if facts is None or self._would_be_refused(ask, facts):
             return await self._pass(request, body)
-        if _asks_to_unload(endpoint, ask) and self._gate.release(facts.key):
-            return _answer(wire.unload_answer(endpoint, ask.model, _go_time()))
+        if _asks_to_unload(endpoint, ask):
+            if self._gate.release(facts.key):
+                return _answer(wire.unload_answer(endpoint, ask.model, _go_time()))
+            return await self._pass(request, body)
         gate_id = self._new_id(request)
         scheduled = self._registry.request(
             gate_id,
@@ -174,9 +183,12 @@ class Face:
 
     @staticmethod
     def _would_be_refused(ask: wire.Ask, facts: Facts) -> bool:
-        """Whether Ollama needs no VRAM for it: elsewhere, or not what this model can do."""
-        lacks = bool(facts.capabilities) and not ask.needs <= facts.capabilities
-        return facts.remote or lacks
+        """Whether it needs no VRAM: it runs elsewhere, or is not what this model can do.
+
+        Models that make images are refused whatever is asked of them (Ollama v0.32.15).
+        """
+        can = facts.capabilities
+        return facts.remote or "image" in can or (bool(can) and not ask.needs <= can)
 
     async def _facts(self, name: str) -> Facts | None:
         """What is known of a model; waits for an upstream that is away."""
@@ -275,6 +287,8 @@ def make_runner(app: web.Application, *, shutdown_s: float = 0.0) -> web.AppRunn
         handler_cancellation=True,
         auto_decompress=False,
         access_log=None,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
         shutdown_timeout=shutdown_s,
     )
 
@@ -327,6 +341,14 @@ async def _read(request: web.Request, limit_bytes: int) -> bytes:
             )
         parts.append(part)
     return b"".join(parts)
+
+
+async def _understand(
+    request: web.Request, endpoint: wire.Endpoint, body: bytes
+) -> wire.Ask | wire.Hopeless | wire.Encoded:
+    """What a body means; a large one is read beside the event loop, which others need."""
+    read = functools.partial(wire.read, endpoint, request.headers, body, query=request.query_string)
+    return read() if len(body) <= READ_AT_ONCE_BYTES else await asyncio.to_thread(read)
 
 
 def _headers(request: web.Request) -> CIMultiDict[str]:

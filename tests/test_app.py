@@ -259,8 +259,10 @@ async def test_an_empty_request_with_keep_alive_0_unloads(
     code, body = await post(http, url, {"model": SMALL, "keep_alive": 0})
     assert (code, json.loads(body)["done_reason"]) == (200, "unload")
     await unloaded(ollama)
+    await until(site, lambda view: not view.runners)
     code, body = await post(http, url, {"model": SMALL, "keep_alive": 0})
     assert (code, json.loads(body)["done_reason"]) == (200, "unload")
+    assert ollama.counters.loads == 1
 
 
 async def test_what_others_wait_for_outlives_an_unload(
