@@ -6,8 +6,9 @@ drained and which model is next are derived anew each time; nothing of it is rem
 nothing of it can outlive its reason.
 
 The order of a settlement: what has waited too long for its upstream is refused; room is planned
-and made; then slots are filled; then idle models whose time is over leave. Planning comes before
-filling, so that nobody starts on a model that is about to be drained.
+and made; then slots are filled; then idle models whose time is over leave; and all this again
+until there is nothing more to do. Planning comes before filling, so that nobody starts on a model
+that is about to be drained.
 """
 
 import math
@@ -24,7 +25,6 @@ from ollama_gate.scheduler.memory import (
     Books,
     Runner,
     Shortfall,
-    committed,
     memory_is_back,
     serves,
     shortfall,
@@ -257,12 +257,7 @@ class Machine:
 
     def _measured(self, event: ev.Measured) -> None:
         books, here = self.books[event.bin], self._in_bin(event.bin)
-        books.measure(
-            event.total_bytes,
-            event.used_bytes,
-            committed_bytes=committed(here),
-            moving=any(not runner.resident for runner in here),
-        )
+        books.measure(event.total_bytes, event.used_bytes, here)
         for runner in here:
             if runner.state is RunnerState.LEAVING:
                 # Those just seen back explain nothing any more.
@@ -283,7 +278,6 @@ class Machine:
         for key, resident in listed.items():
             if key not in self.runners and self._gone_at.get(key, -math.inf) < event.asked_at:
                 self._adopt(resident)
-        self._gone_at = {k: at for k, at in self._gone_at.items() if at >= event.asked_at}
 
     def _compare(self, runner: Runner, resident: ev.Resident | None) -> None:
         match runner.state, resident:
@@ -296,7 +290,6 @@ class Machine:
             case RunnerState.LEAVING, ev.Resident():
                 # Somebody loaded it again behind the gate's back.
                 del self.runners[runner.bin.id, runner.model]
-                self._gone_at.pop((runner.bin.id, runner.model), None)
             case _:
                 # Loads and unloads have an end of their own.
                 pass
@@ -322,6 +315,7 @@ class Machine:
             ready_at=self.now,
             idle_since=self.now,
         )
+        books.recognise(self._in_bin(resident.bin))
 
     def _close(self) -> None:
         self.closing = True
@@ -350,20 +344,29 @@ class Machine:
         self._stop_awaiting_memory()
         self._refuse_after_outage()
         for books in self.books.values():
-            books.cover(committed(self._in_bin(books.bin.id)))
-        self._plan()
+            books.cover(self._in_bin(books.bin.id))
+        settled = -1
+        while settled != len(self._commands):
+            # Whoever got a slot no longer wants a runner, which may make it somebody's victim;
+            # what is asked to go may be what another bin's plan lacked.
+            settled = len(self._commands)
+            self._plan()
+            self._carry_out()
+            self._expire()
+
+    def _carry_out(self) -> None:
         for bin_id, plan in self.plans.items():
             if isinstance(plan, Plan):
                 self._make_room(plan, self.books[bin_id])
         for runner in self._by_name(self.runners.values()):
             if runner.resident and not self.is_draining(runner) and self._open(runner.bin):
                 self._fill(runner)
+
+    def _expire(self) -> None:
         for runner in self._by_name(self.runners.values()):
             if self._may_expire(runner) and self.now >= runner.expires_at:
-                reason = Expired(
-                    idle_s=self.now - runner.idle_since, keep_alive_s=runner.keep_alive_s
-                )
-                self._unload(runner, reason)
+                idle_s = self.now - runner.idle_since
+                self._unload(runner, Expired(idle_s=idle_s, keep_alive_s=runner.keep_alive_s))
 
     def _stop_awaiting_memory(self) -> None:
         for key, runner in list(self.runners.items()):
@@ -371,8 +374,8 @@ class Machine:
                 # What is missing is somebody else's; what is being loaded explains none of it.
                 del self.runners[key]
                 here = self._in_bin(runner.bin.id)
-                in_place = [r for r in here if r.state is not RunnerState.LOADING]
-                self.books[runner.bin.id].cover(committed(in_place))
+                in_place = (r for r in here if r.state is not RunnerState.LOADING)
+                self.books[runner.bin.id].cover(in_place)
 
     def _awaited_until(self, runner: Runner) -> float:
         return runner.since + self.policy.recovery_s

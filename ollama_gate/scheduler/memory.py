@@ -4,7 +4,7 @@ Memory that is still leaving still counts; it is released when it is *seen* back
 say less than a reading does: what is used and not ours is somebody else's.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from ollama_gate.scheduler.types import (
@@ -145,13 +145,18 @@ class Shortfall:
 
 @dataclass(slots=True)
 class Books:
-    """One bin's memory: what there is, and what others use of it."""
+    """One bin's memory: what there is, and what others use of it.
+
+    Attributes:
+        foreign_bytes: what others use, the larger of what the last two readings showed.
+        shown_bytes: what the last reading showed of it.
+    """
 
     bin: Bin
     total_bytes: int | None = None
     used_bytes: int | None = None
     foreign_bytes: int = 0
-    _seen_lower_bytes: int | None = None
+    shown_bytes: int = 0
 
     @property
     def live(self) -> bool:
@@ -170,30 +175,31 @@ class Books:
             reserve = max(DEFAULT_RESERVE_BYTES, int(self.total_bytes * DEFAULT_RESERVE_SHARE))
         return max(0, self.total_bytes - reserve)
 
-    def measure(
-        self, total_bytes: int, used_bytes: int, *, committed_bytes: int, moving: bool
-    ) -> None:
+    def measure(self, total_bytes: int, used_bytes: int, runners: Collection[Runner]) -> None:
         """Take in a reading.
 
-        What others use grows at once and shrinks after two readings in a row, and not while a
-        load or unload is `moving` memory: then a reading can only show that they use *more*.
+        What others use grows at once and shrinks after two readings in a row. Where a load or
+        unload moves memory a reading leaves a range: at least what nothing booked explains, at
+        most what the residents leave unexplained. What was known before is kept within it.
         """
         self.total_bytes, self.used_bytes = total_bytes, used_bytes
-        foreign = max(0, used_bytes - committed_bytes)
-        if foreign >= self.foreign_bytes:
-            self.foreign_bytes, self._seen_lower_bytes = foreign, None
-        elif moving:
-            self._seen_lower_bytes = None
-        elif self._seen_lower_bytes is None:
-            self._seen_lower_bytes = foreign
-        else:
-            self.foreign_bytes = max(foreign, self._seen_lower_bytes)
-            self._seen_lower_bytes = None
+        before = self.shown_bytes
+        self.recognise(runners)
+        self.foreign_bytes = max(before, self.shown_bytes)
 
-    def cover(self, committed_bytes: int) -> None:
-        """Let what others use explain the rest of the last reading, when less is committed now."""
+    def recognise(self, runners: Collection[Runner]) -> None:
+        """See the last reading anew, now that these runners are known to explain part of it."""
         if self.used_bytes is not None:
-            self.foreign_bytes = max(self.foreign_bytes, self.used_bytes - committed_bytes)
+            least = max(0, self.used_bytes - committed(runners))
+            most = max(0, self.used_bytes - committed(r for r in runners if r.resident))
+            self.shown_bytes = min(max(self.shown_bytes, least), most)
+
+    def cover(self, runners: Iterable[Runner]) -> None:
+        """Book as somebody else's what a change of these runners leaves unexplained."""
+        if self.used_bytes is not None:
+            unexplained = self.used_bytes - committed(runners)
+            self.shown_bytes = max(self.shown_bytes, unexplained)
+            self.foreign_bytes = max(self.foreign_bytes, unexplained)
 
     def free_bytes(self, runners: Collection[Runner]) -> int | None:
         """What is left for one more beside `runners`; negative when over-committed."""
@@ -232,7 +238,7 @@ class Books:
         return max(0, min([own, *remembered]))
 
 
-def committed(runners: Collection[Runner]) -> int:
+def committed(runners: Iterable[Runner]) -> int:
     """Bytes that runners hold, in whatever state they are."""
     return sum(runner.footprint_bytes for runner in runners)
 
@@ -286,7 +292,7 @@ def memory_is_back(runner: Runner, books: Books, others: Collection[Runner]) -> 
     assert before is not None, "the reading is kept when Ollama stops listing a runner"
     # What is being loaded has not taken all that is booked for it, and must not hide the rest.
     in_place = [other for other in others if other.state is not RunnerState.LOADING]
-    if used <= committed(in_place) + books.foreign_bytes + READING_NOISE_BYTES:
+    if used <= committed(in_place) + books.shown_bytes + READING_NOISE_BYTES:
         return True
     settled = last is not None and abs(last - used) <= READING_NOISE_BYTES
     return settled and before - used >= runner.footprint_bytes // 2

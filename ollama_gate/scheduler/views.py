@@ -133,12 +133,10 @@ def _in_the_plans(machine: Machine, request: Request) -> Reason:
 
 def _its_own(machine: Machine, plan: Plan | Held) -> Reason:
     present = [r for r in machine.runners.values() if r.bin.id in plan.request.needs]
-    match plan:
-        case Held():
-            return Cause.QUANTUM, _names(present), plan.until
-        case Plan():
-            leaving = [runner for runner in present if not runner.resident]
-            return Cause.MAKING_ROOM, _names([*plan.victims, *leaving]), None
+    if isinstance(plan, Held):
+        return Cause.QUANTUM, _names(present), plan.until
+    leaving = [runner for runner in present if not runner.resident]
+    return Cause.MAKING_ROOM, _names([*plan.victims, *leaving]), None
 
 
 def _same_kind(one: Request, other: Request) -> bool:

@@ -1,0 +1,211 @@
+"""A stage for stories about the scheduler: events in few words, commands to compare with `==`.
+
+Sizes are GiB. The bin is `u/0`, the upstream `u`, unless a story says otherwise. Models `a` and
+`b` do not fit together into the usual 24 GiB, the small `c`, `d` and `e` all do.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_gate.scheduler import Machine
+from ollama_gate.scheduler import events as ev
+from ollama_gate.scheduler.commands import Command, Evicted, Expired, Forward, Load, Refuse, Unload
+from ollama_gate.scheduler.types import (
+    Bin,
+    BinId,
+    Launch,
+    ModelKey,
+    Need,
+    Policy,
+    Priority,
+    Refusal,
+    Request,
+    RequestId,
+    Upstream,
+)
+
+GIB = 2**30
+HIGH, NORMAL, LOW = Priority
+SIZES = {"a": 16.0, "b": 16.0, "c": 4.0, "d": 4.0, "e": 4.0, "huge": 40.0}
+
+
+def gib(size: float) -> int:
+    return int(size * GIB)
+
+
+def a_request(
+    request_id: str,
+    model: str,
+    at: float = 0.0,
+    *,
+    size: float | None = None,
+    predicted: float | None = None,
+    bins: tuple[str, ...] = ("u/0",),
+    **more: Any,
+) -> Request:
+    """A request; what Ollama predicts is half of the footprint unless the story says otherwise."""
+    size = SIZES[model] if size is None else size
+    need = Need(
+        footprint_bytes=gib(size),
+        predicted_bytes=gib(size / 2 if predicted is None else predicted),
+    )
+    given: dict[str, Any] = {"name": model, "num_ctx": 4096, "needs": dict.fromkeys(bins, need)}
+    return Request(
+        id=RequestId(request_id), model=ModelKey(model), arrived_at=at, **{**given, **more}
+    )
+
+
+def a_resident(model: str, *, bin: str = "u/0", size: float | None = None) -> ev.Resident:  # noqa: A002  # reads as the field it fills
+    size = SIZES[model] if size is None else size
+    return ev.Resident(
+        bin=BinId(bin),
+        model=ModelKey(model),
+        name=model,
+        launch=Launch(),
+        footprint_bytes=gib(size),
+        reported_bytes=gib(size),
+        num_ctx=4096,
+    )
+
+
+class Play:
+    """A scheduler and whoever talks to it. Every method hands over one event."""
+
+    def __init__(
+        self,
+        *,
+        capacity: float | None = 24.0,
+        max_loaded: int = 3,
+        cpu: bool = False,
+        bins: Mapping[str, str] | None = None,
+        heard: bool = True,
+        **policy: Any,
+    ) -> None:
+        where = {"u/0": "u"} if bins is None else bins
+        budget = None if capacity is None else gib(capacity)
+        self.machine = Machine(
+            upstreams=[
+                Upstream(name=name, max_loaded=max_loaded) for name in sorted(set(where.values()))
+            ],
+            bins=[
+                Bin(id=BinId(bin_), upstream=name, capacity_bytes=budget, cpu=cpu)
+                for bin_, name in where.items()
+            ],
+            policy=Policy(**policy),
+            now=0.0,
+        )
+        if heard:
+            for name in sorted(set(where.values())):
+                assert self.sees(0.0, upstream=name) == []
+
+    def tell(self, at: float, event: ev.Event) -> list[Command]:
+        return self.machine.handle(event, at)
+
+    def arrives(self, at: float, request_id: str, model: str, **more: Any) -> list[Command]:
+        return self.tell(at, ev.Arrived(request=a_request(request_id, model, at, **more)))
+
+    def leaves(self, at: float, request_id: str) -> list[Command]:
+        return self.tell(at, ev.Left(id=RequestId(request_id)))
+
+    def cancelled(self, at: float, request_id: str) -> list[Command]:
+        return self.tell(at, ev.Cancelled(id=RequestId(request_id)))
+
+    def released(self, at: float, model: str) -> list[Command]:
+        return self.tell(at, ev.Released(model=ModelKey(model)))
+
+    def loaded(self, at: float, model: str, where: str = "u/0", **told: Any) -> list[Command]:
+        outcome = ev.Loaded(**told)
+        return self.tell(at, ev.LoadEnded(bin=BinId(where), model=ModelKey(model), outcome=outcome))
+
+    def load_fails(self, at: float, model: str, text: str) -> list[Command]:
+        outcome = ev.LoadFailed(status=500, text=text)
+        return self.tell(at, ev.LoadEnded(bin=BinId("u/0"), model=ModelKey(model), outcome=outcome))
+
+    def load_cut_short(self, at: float, model: str) -> list[Command]:
+        return self.tell(
+            at, ev.LoadEnded(bin=BinId("u/0"), model=ModelKey(model), outcome=ev.Interrupted())
+        )
+
+    def unloaded(
+        self, at: float, model: str, where: str = "u/0", *, gone: bool = True
+    ) -> list[Command]:
+        return self.tell(at, ev.UnloadEnded(bin=BinId(where), model=ModelKey(model), gone=gone))
+
+    def reads(self, at: float, used: float, *, total: float = 24.0) -> list[Command]:
+        return self.tell(
+            at,
+            ev.Measured(bin=BinId("u/0"), total_bytes=gib(total), used_bytes=gib(used)),
+        )
+
+    def sees(
+        self, at: float, *residents: ev.Resident, asked: float | None = None, upstream: str = "u"
+    ) -> list[Command]:
+        asked_at = at if asked is None else asked
+        return self.tell(at, ev.Observed(upstream=upstream, residents=residents, asked_at=asked_at))
+
+    def loses(self, at: float, upstream: str = "u") -> list[Command]:
+        return self.tell(at, ev.UpstreamLost(upstream=upstream))
+
+    def ticks(self, at: float) -> list[Command]:
+        return self.tell(at, ev.Ticked())
+
+    def closes(self, at: float) -> list[Command]:
+        return self.tell(at, ev.Closing())
+
+    def wakes_at(self) -> float | None:
+        return self.machine.next_wakeup()
+
+
+def load(
+    model: str,
+    request_id: str,
+    *,
+    free: float | None = 24.0,
+    alone: bool = True,
+    waited: float = 0.0,
+    size: float | None = None,
+    name: str | None = None,
+    launch: Launch | None = None,
+    where: str = "u/0",
+) -> Load:
+    return Load(
+        bin=BinId(where),
+        model=ModelKey(model),
+        name=name or model,
+        launch=launch or Launch(),
+        footprint_bytes=gib(SIZES[model] if size is None else size),
+        free_bytes=None if free is None else gib(free),
+        alone=alone,
+        for_request=RequestId(request_id),
+        waited_s=waited,
+    )
+
+
+def evict(
+    model: str,
+    for_model: str,
+    shortfall: str,
+    *,
+    idle: float = 0.0,
+    where: str = "u/0",
+    name: str | None = None,
+) -> Unload:
+    return Unload(
+        bin=BinId(where),
+        model=ModelKey(model),
+        name=name or model,
+        reason=Evicted(for_model=for_model, shortfall=shortfall, idle_s=idle),
+    )
+
+
+def expire(model: str, *, idle: float, keep_alive: float) -> Unload:
+    reason = Expired(idle_s=idle, keep_alive_s=keep_alive)
+    return Unload(bin=BinId("u/0"), model=ModelKey(model), name=model, reason=reason)
+
+
+def forward(request_id: str, queued: float = 0.0, where: str = "u/0") -> Forward:
+    return Forward(id=RequestId(request_id), bin=BinId(where), queued_s=queued)
+
+
+def refuse(request_id: str, reason: Refusal, **more: Any) -> Refuse:
+    return Refuse(id=RequestId(request_id), reason=reason, **more)

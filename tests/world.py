@@ -1,0 +1,932 @@
+"""A seeded world around the scheduler: clients, Ollamas, cards and faults on a virtual clock.
+
+It drives a `Machine` through its events alone and keeps its own books of what is really there and
+of what the scheduler has been told. Every assertion is made from these books; nothing is read
+from the scheduler's, so that a mistake there cannot vouch for itself.
+
+Memory is judged as far as the scheduler could know of it: what others took since the last
+reading, and what a load hid from a reading, is nobody's fault.
+"""
+
+import heapq
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from ollama_gate.scheduler import Machine, snapshot
+from ollama_gate.scheduler import events as ev
+from ollama_gate.scheduler.commands import Command, Forward, Load, Refuse, Unload
+from ollama_gate.scheduler.types import (
+    Bin,
+    BinId,
+    Launch,
+    ModelKey,
+    Need,
+    Policy,
+    Priority,
+    Refusal,
+    Request,
+    RequestId,
+    Upstream,
+)
+
+MIB = 2**20
+GIB = 2**30
+NOISE_BYTES = 16 * MIB
+AUTO_CTX, WIDE_CTX = 4096, 8192
+
+Key = tuple[BinId, ModelKey]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model as it really is, and what is believed of it beforehand."""
+
+    key: ModelKey
+    names: tuple[str, ...]
+    real_bytes: int
+    estimate_bytes: int
+    predicted_bytes: int
+    load_s: float
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Card:
+    """One bin's memory as it really is, and as it was last read."""
+
+    bin: Bin
+    total_bytes: int
+    live: bool
+    foreign_bytes: int = 0
+    foreign_read_bytes: int = 0
+    used_read_bytes: int = 0
+    read_at: float = 0.0
+    shrank_at: float = -1.0
+
+    @property
+    def limit_bytes(self) -> int:
+        """What may be planned with at the very most."""
+        return self.total_bytes if self.bin.capacity_bytes is None else self.bin.capacity_bytes
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Process:
+    """What an Ollama really runs."""
+
+    key: Key
+    model: Model
+    launch: Launch
+    free_at_load_bytes: int | None
+    since: float
+    held_bytes: int = 0
+    read_bytes: int = 0
+    loading: bool = True
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ghost:
+    """Memory of a process that is no more, until the card gives it back.
+
+    Attributes:
+        told_at: when the scheduler learned that Ollama no longer lists it.
+        excused: something else shrank as well, so that a reading cannot tell them apart.
+    """
+
+    key: Key
+    held_bytes: int
+    read_bytes: int
+    told_at: float = math.inf
+    excused: bool = False
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Told:
+    """What the scheduler has been told of a runner: the world's record of its own words."""
+
+    launch: Launch
+    num_ctx: int | None
+    state: str
+    since: float
+    bytes: int
+    reported_bytes: int
+    parallel: int
+    ready_at: float = 0.0
+    idle_since: float = 0.0
+    served: int = 0
+    owes: bool = False
+    running: set[RequestId] = field(default_factory=set)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ollama:
+    """One upstream as it really is, and whether the scheduler believes that it answers."""
+
+    upstream: Upstream
+    up: bool = True
+    heard: bool = False
+    processes: dict[Key, Process] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Client:
+    """One request's fate: `new`, `waiting`, `running`, `refused`, `over`."""
+
+    request: Request
+    service_s: float
+    state: str = "new"
+
+
+class World:
+    """Run it with `run`; it raises `AssertionError` at the first thing that must not happen."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.heap: list[tuple[float, int, Callable[[], None]]] = []
+        self.count = 0
+        self.clients: dict[RequestId, Client] = {}
+        self.told: dict[Key, Told] = {}
+        self.gone_at: dict[Key, float] = {}
+        self.ghosts: list[Ghost] = []
+        self.loads = 0
+        self.calm = False
+        self.closed = False
+        self.eldest: tuple[RequestId | None, float] = None, 0.0
+        self.history: list[tuple[ev.Event, float, list[Command]]] = []
+        self._draw()
+        self.machine = self._machine()
+
+    # ---------------------------------------------------------------- what is drawn
+
+    def _draw(self) -> None:
+        rng = self.random
+        self.policy = Policy(
+            tau_s=rng.choice([(2.0, 8.0, 20.0), (5.0, 20.0, 40.0), (0.0, 0.0, 0.0)]),
+            kappa=rng.choice([0.0, 0.5, 2.0]),
+            queue_max_size=rng.choice([3, 1000, 1000]),
+            keep_alive_s=rng.choice([3.0, 300.0]),
+        )
+        upstreams, cards = rng.choice([(1, 1), (1, 1), (1, 1), (1, 2), (2, 1)])
+        self.ollamas = {
+            name: Ollama(
+                upstream=Upstream(
+                    name=name,
+                    max_loaded=rng.choice([1, 2, 3, 6]),
+                    outage_wait_s=rng.choice([5.0, 60.0]),
+                )
+            )
+            for name in ["left", "right"][:upstreams]
+        }
+        self.cards: dict[BinId, Card] = {}
+        for name in self.ollamas:
+            for number in range(cards):
+                card = self._card(BinId(f"{name}/{number}"), name)
+                self.cards[card.bin.id] = card
+        self.models = [self._model(number) for number in range(rng.randint(2, 6))]
+        self.parallel = rng.choice([1, 1, 2, 3])
+        self.reading_s = rng.choice([0.25, 0.5, 1.0])
+        self.service_max_s = rng.choice([1.0, 6.0])
+        longest = max(model.load_s for model in self.models)
+        largest = max(model.estimate_bytes for model in self.models)
+        self.load_max_s = max(longest, 1.2 + largest / 3e9) + 1.0
+
+    def _card(self, bin_id: BinId, upstream: str) -> Card:
+        rng = self.random
+        total = rng.choice([12, 24]) * GIB
+        live = rng.random() < 0.7
+        capacity = None if live and rng.random() < 0.8 else total - rng.choice([0, 2]) * GIB
+        if not live and rng.random() < 0.2:
+            capacity = None
+        bin_ = Bin(id=bin_id, upstream=upstream, capacity_bytes=capacity, cpu=rng.random() < 0.1)
+        return Card(bin=bin_, total_bytes=total, live=live)
+
+    def _model(self, number: int) -> Model:
+        rng = self.random
+        real = rng.randint(1, 14) * GIB + rng.randint(0, 1023) * MIB
+        if number == 0 and rng.random() < 0.3:
+            real = 30 * GIB
+        key = ModelKey(f"model-{number}")
+        estimate = int(real * rng.choice([1.0, 1.0, 1.0, 0.85, 1.2]))
+        return Model(
+            key=key,
+            names=(key, f"alias-{number}"),
+            real_bytes=real,
+            estimate_bytes=estimate,
+            predicted_bytes=int(real * rng.choice([0.7, 0.95, 1.0])),
+            load_s=rng.uniform(0.3, 1.0) + real / (4 * GIB),
+        )
+
+    def _machine(self) -> Machine:
+        return Machine(
+            upstreams=[ollama.upstream for ollama in self.ollamas.values()],
+            bins=[card.bin for card in self.cards.values()],
+            policy=self.policy,
+            now=0.0,
+        )
+
+    # ---------------------------------------------------------------- the clock
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        """Let something happen, at once at the earliest."""
+        self.count += 1
+        heapq.heappush(self.heap, (max(when, self.now), self.count, action))
+
+    def soon(self, within_s: float, action: Callable[[], None]) -> None:
+        """Let something happen within so many seconds."""
+        self.at(self.now + self.random.uniform(0.0, within_s), action)
+
+    def run(self) -> None:
+        """Live through an eventful time, then a calm one in which everybody must end."""
+        eventful_s = self.random.choice([20.0, 60.0])
+        self._begin(eventful_s)
+        self._advance(eventful_s)
+        self._calm_down()
+        left = [client for client in self.clients.values() if client.state != "over"]
+        loads_before = self.loads
+        bound_s = 60.0 + (len(left) + 2) * (self._wait_bound_s() + self.service_max_s)
+        self._advance(eventful_s + bound_s, until_over=True)
+        late = [c.request.id for c in self.clients.values() if c.state != "over"]
+        assert not late, f"never ended: {late}"
+        assert self.loads - loads_before <= len(left) + 1, "more loads than requests"
+        self._replay()
+
+    def _advance(self, until: float, *, until_over: bool = False) -> None:
+        ticks = 0
+        while not (until_over and all(c.state == "over" for c in self.clients.values())):
+            wake = self.machine.next_wakeup()
+            at = self.heap[0][0]
+            if wake is not None and wake < at:
+                if wake > until:
+                    break
+                ticks += 1
+                assert ticks < 1000, "it wakes again and again, and nothing happens"
+                self.now = wake
+                self.tell(ev.Ticked())
+            elif at > until:
+                break
+            else:
+                ticks = 0
+                self.now, _, action = heapq.heappop(self.heap)
+                action()
+        self.now = max(self.now, until if not until_over else self.now)
+
+    def _begin(self, eventful_s: float) -> None:
+        rng = self.random
+        for ollama in self.ollamas.values():
+            self.soon(2.0, partial(self._look, ollama))
+        for card in self.cards.values():
+            if card.live:
+                self.soon(1.0, partial(self._read, card))
+                self.soon(5.0, partial(self._others_move, card))
+        number = 0
+        for _ in range(rng.randint(1, 6)):
+            start, favourite = rng.uniform(0.0, eventful_s), rng.choice(self.models)
+            for _ in range(rng.randint(1, 15)):
+                client = self._client(number, favourite)
+                number += 1
+                self.at(
+                    start + rng.expovariate(0.5),
+                    partial(self._arrive, client),
+                )
+        faults = [self._die, self._outage, self._stranger, self._stop_one, self._release]
+        for _ in range(rng.choice([0, 2, 6])):
+            self.at(rng.uniform(0.0, eventful_s), rng.choice(faults))
+        if rng.random() < 0.05:
+            self.at(rng.uniform(0.0, eventful_s), self._close)
+
+    def _calm_down(self) -> None:
+        self.calm = True
+        for ollama in self.ollamas.values():
+            ollama.up = True
+
+    def _replay(self) -> None:
+        again = self._machine()
+        for event, now, commands in self.history:
+            assert again.handle(event, now) == commands, f"another answer to {event}"
+
+    # ---------------------------------------------------------------- clients
+
+    def _client(self, number: int, favourite: Model) -> Client:
+        rng = self.random
+        model = favourite if rng.random() < 0.5 else rng.choice(self.models)
+        launch, num_ctx = Launch(), AUTO_CTX
+        if rng.random() < 0.15:
+            launch, num_ctx = rng.choice(
+                [(Launch(num_ctx=WIDE_CTX), WIDE_CTX), (Launch(num_gpu=0), AUTO_CTX)]
+            )
+        need = Need(footprint_bytes=model.estimate_bytes, predicted_bytes=model.predicted_bytes)
+        nothing = Need(footprint_bytes=0, predicted_bytes=0)
+        bins = [card.bin for card in self.cards.values()]
+        if len(bins) > 1 and rng.random() < 0.3:
+            bins = [rng.choice(bins)]
+        request = Request(
+            id=RequestId(str(number)),
+            model=model.key,
+            name=rng.choice(model.names),
+            needs={bin_.id: nothing if launch.on_cpu and not bin_.cpu else need for bin_ in bins},
+            arrived_at=0.0,
+            launch=launch,
+            num_ctx=num_ctx,
+            priority=rng.choice(list(Priority)),
+            parallel=self.parallel,
+            keep_alive_s=rng.choice([None, None, None, 0.0, 2.0, math.inf]),
+            default_keep_alive_s=rng.choice([2.0, 300.0]),
+        )
+        return Client(request=request, service_s=rng.uniform(0.05, self.service_max_s))
+
+    def _arrive(self, client: Client) -> None:
+        if self.calm:
+            client.state = "over"
+            return
+        client.request = replace(client.request, arrived_at=self.now)
+        client.state = "waiting"
+        self.clients[client.request.id] = client
+        if self.random.random() < 0.15:
+            self.at(self.now + self.random.expovariate(0.2), partial(self._give_up, client))
+        self.tell(ev.Arrived(request=client.request))
+
+    def _give_up(self, client: Client) -> None:
+        if client.state == "over":
+            return
+        if client.state == "waiting" and self.random.random() < 0.5:
+            self.tell(ev.Cancelled(id=client.request.id))
+            assert client.state == "refused", "cancelled, and not refused"
+        else:
+            self._end(client)
+
+    def _end(self, client: Client) -> None:
+        if client.state == "over":
+            return
+        client.state = "over"
+        for told in self.told.values():
+            if client.request.id in told.running:
+                told.running.remove(client.request.id)
+                told.idle_since = self.now
+        self.tell(ev.Left(id=client.request.id))
+
+    # ---------------------------------------------------------------- cards
+
+    def used(self, card: Card) -> int:
+        """What the card would say now."""
+        processes = (
+            process.held_bytes
+            for ollama in self.ollamas.values()
+            for process in ollama.processes.values()
+            if process.key[0] == card.bin.id
+        )
+        ghosts = (ghost.held_bytes for ghost in self.ghosts if ghost.key[0] == card.bin.id)
+        return card.foreign_bytes + sum(processes) + sum(ghosts)
+
+    def _read(self, card: Card) -> None:
+        used = self.used(card)
+        card.used_read_bytes, card.read_at = used, self.now
+        here = [p for p in self._processes(card.bin.upstream) if p.key[0] == card.bin.id]
+        if not any(process.loading for process in here):
+            card.foreign_read_bytes = card.foreign_bytes
+            for process in here:
+                process.read_bytes = process.held_bytes
+            for ghost in self.ghosts:
+                ghost.read_bytes = ghost.held_bytes
+        self.at(self.now + self.reading_s, partial(self._read, card))
+        self.tell(ev.Measured(bin=card.bin.id, total_bytes=card.total_bytes, used_bytes=used))
+
+    def _others_move(self, card: Card) -> None:
+        if self.calm:
+            return
+        room = card.total_bytes - (self.used(card) - card.foreign_bytes)
+        wanted = self.random.choice([0, 0, self.random.randint(0, card.total_bytes // 2)])
+        before, card.foreign_bytes = card.foreign_bytes, min(wanted, max(0, room))
+        if card.foreign_bytes < before:
+            self._excuse(card.bin.id)
+        self._forgive()
+        self.soon(20.0, partial(self._others_move, card))
+
+    def _excuse(self, bin_id: BinId) -> None:
+        self.cards[bin_id].shrank_at = self.now
+        for ghost in self.ghosts:
+            if ghost.key[0] == bin_id:
+                ghost.excused = True
+
+    # ---------------------------------------------------------------- Ollama
+
+    def _processes(self, upstream: str) -> list[Process]:
+        return list(self.ollamas[upstream].processes.values())
+
+    def _look(self, ollama: Ollama) -> None:
+        self.at(self.now + self.random.uniform(0.5, 2.0), partial(self._look, ollama))
+        if not ollama.up:
+            self._lost(ollama)
+            return
+        asked_at = self.now
+        residents = tuple(
+            self._line_of_ps(process)
+            for process in ollama.processes.values()
+            if not process.loading
+        )
+        observed = ev.Observed(
+            upstream=ollama.upstream.name, residents=residents, asked_at=asked_at
+        )
+        self.soon(0.3, partial(self._observed, ollama, observed))
+
+    def _line_of_ps(self, process: Process) -> ev.Resident:
+        wide = process.launch.num_ctx == WIDE_CTX
+        return ev.Resident(
+            bin=process.key[0],
+            model=process.model.key,
+            name=process.model.names[0],
+            launch=process.launch,
+            footprint_bytes=process.held_bytes,
+            reported_bytes=process.held_bytes,
+            num_ctx=WIDE_CTX if wide else AUTO_CTX,
+            parallel=self.parallel,
+        )
+
+    def _observed(self, ollama: Ollama, observed: ev.Observed) -> None:
+        if not ollama.up:
+            return
+        ollama.heard = True
+        listed = {(resident.bin, resident.model): resident for resident in observed.residents}
+        for key, told in list(self.told.items()):
+            if self._upstream_of(key) is ollama and told.since < observed.asked_at:
+                if told.state == "ready" and key not in listed:
+                    self._told_gone(key)
+                elif told.state == "ready":
+                    told.bytes = listed[key].footprint_bytes
+                    told.reported_bytes = listed[key].reported_bytes
+        for key, resident in listed.items():
+            if key not in self.told and self.gone_at.get(key, -1.0) < observed.asked_at:
+                self.told[key] = Told(
+                    launch=resident.launch,
+                    num_ctx=resident.num_ctx,
+                    state="ready",
+                    since=self.now,
+                    bytes=resident.footprint_bytes,
+                    reported_bytes=resident.reported_bytes,
+                    parallel=self.parallel,
+                    ready_at=self.now,
+                    idle_since=self.now,
+                )
+        self.tell(observed)
+
+    def _lost(self, ollama: Ollama) -> None:
+        if ollama.heard:
+            self._forgive()
+        ollama.heard = False
+        self.tell(ev.UpstreamLost(upstream=ollama.upstream.name))
+
+    def _upstream_of(self, key: Key) -> Ollama:
+        return self.ollamas[self.cards[key[0]].bin.upstream]
+
+    def _told_gone(self, key: Key) -> None:
+        del self.told[key]
+        self.gone_at[key] = self.now
+        for ghost in self.ghosts:
+            if ghost.key == key:
+                ghost.told_at = min(ghost.told_at, self.now)
+
+    def _kill(self, process: Process) -> None:
+        """A process ends; the card gives its memory back later, or much later."""
+        ollama = self._upstream_of(process.key)
+        del ollama.processes[process.key]
+        ghost = Ghost(
+            key=process.key,
+            held_bytes=process.held_bytes,
+            read_bytes=process.read_bytes,
+            excused=self._is_blurred(process.key),
+        )
+        self.ghosts.append(ghost)
+        delay_s = self.random.choice([0.0, 0.3, 2.0, 4.0, 8.0])
+        self.at(self.now + self.random.uniform(0.0, delay_s), partial(self._give_back, ghost))
+        told = self.told.get(process.key)
+        for request_id in sorted(told.running) if told else ():
+            self._fail_soon(self.clients[request_id])
+
+    def _is_blurred(self, key: Key) -> bool:
+        """Whether something else shrank while nobody could tell what a reading meant."""
+        card, told = self.cards[key[0]], self.told.get(key)
+        since = card.read_at
+        if told is not None and told.state != "ready":
+            since = min(since, told.since - self.reading_s)
+        return card.shrank_at >= since
+
+    def _give_back(self, ghost: Ghost) -> None:
+        self.ghosts.remove(ghost)
+        self._excuse(ghost.key[0])
+
+    def _fail_soon(self, client: Client) -> None:
+        self.soon(0.3, partial(self._end, client))
+
+    # ---------------------------------------------------------------- faults
+
+    def _forgive(self) -> None:
+        """Something happened that makes people wait: the eldest's patience starts anew."""
+        self.eldest = None, 0.0
+
+    def _victim(self, *, idle: bool) -> Process | None:
+        candidates = [
+            process
+            for ollama in self.ollamas.values()
+            for process in ollama.processes.values()
+            if not process.loading
+            and not (idle and (told := self.told.get(process.key)) and told.running)
+        ]
+        return self.random.choice(candidates) if candidates else None
+
+    def _die(self) -> None:
+        process = self._victim(idle=False)
+        if process is not None and not self.calm:
+            self._forgive()
+            self._kill(process)
+
+    def _stop_one(self) -> None:
+        process = self._victim(idle=True)
+        if process is not None and not self.calm:
+            self._forgive()
+            self._kill(process)
+
+    def _outage(self) -> None:
+        ollama = self.random.choice(list(self.ollamas.values()))
+        if not ollama.up or self.calm:
+            return
+        self._forgive()
+        ollama.up = False
+        for process in list(ollama.processes.values()):
+            self._kill(process)
+        self.soon(0.5, partial(self._look_away, ollama))
+        self.soon(15.0, partial(self._come_back, ollama))
+
+    def _look_away(self, ollama: Ollama) -> None:
+        if not ollama.up:
+            self._lost(ollama)
+
+    def _come_back(self, ollama: Ollama) -> None:
+        ollama.up = True
+
+    def _stranger(self) -> None:
+        """Somebody loads a model behind the gate's back, if Ollama has room for it."""
+        model, card = self.random.choice(self.models), self.random.choice(list(self.cards.values()))
+        ollama = self.ollamas[card.bin.upstream]
+        busy = any(process.loading for process in ollama.processes.values())
+        there = any(process.model is model for process in ollama.processes.values())
+        full = len(ollama.processes) >= ollama.upstream.max_loaded
+        room = card.limit_bytes - self.used(card) - card.foreign_bytes
+        if busy or there or full or not ollama.up or model.real_bytes > room or self.calm:
+            return
+        if any(key[1] == model.key for key in self.told):
+            return
+        self._forgive()
+        key = card.bin.id, model.key
+        ollama.processes[key] = Process(
+            key=key,
+            model=model,
+            launch=Launch(),
+            free_at_load_bytes=None,
+            since=self.now,
+            held_bytes=model.real_bytes,
+            loading=False,
+        )
+
+    def _release(self) -> None:
+        self.tell(ev.Released(model=self.random.choice(self.models).key))
+
+    def _close(self) -> None:
+        self.closed = True
+        self.tell(ev.Closing())
+        waiting = [c for c in self.clients.values() if c.state == "waiting"]
+        assert not waiting, "somebody still waits at a closed gate"
+
+    # ---------------------------------------------------------------- events in, commands out
+
+    def tell(self, event: ev.Event) -> None:
+        """Hand an event over, do what is commanded, and judge."""
+        commands = self.machine.handle(event, self.now)
+        self.history.append((event, self.now, list(commands)))
+        wake = self.machine.next_wakeup()
+        assert wake is None or wake > self.now, f"wakes at {wake}, and it is {self.now}"
+        for command in commands:
+            match command:
+                case Load():
+                    self._load(command)
+                case Unload():
+                    self._unload(command)
+                case Forward():
+                    self._forward(command)
+                case Refuse():
+                    self._refuse(command)
+        self._serves_whom_it_was_loaded_for()
+        self._nobody_waits_for_a_free_slot()
+        self._the_eldest_waits_for_a_cause()
+        if self.seed % 10 == 0:
+            snapshot(self.machine)
+        if self.seed % 10 == 1:
+            assert self.machine.handle(ev.Ticked(), self.now) == [], "it had not settled"
+
+    def _load(self, command: Load) -> None:
+        self.loads += 1
+        key = command.bin, command.model
+        client = self.clients[command.for_request]
+        self._judge_load(command, client)
+        ollama, card = self._upstream_of(key), self.cards[command.bin]
+        request = client.request
+        self.told[key] = Told(
+            launch=command.launch,
+            num_ctx=request.num_ctx,
+            state="loading",
+            since=self.now,
+            bytes=command.footprint_bytes,
+            reported_bytes=command.footprint_bytes,
+            parallel=request.parallel,
+        )
+        model = next(model for model in self.models if model.key == command.model)
+        if not ollama.up:
+            self.soon(0.5, lambda: self._load_over(key, client, ev.Interrupted()))
+            return
+        if card.live:
+            used = min(self.used(card), card.used_read_bytes)
+        else:
+            used = sum(t.bytes for k, t in self.told.items() if k[0] == key[0] and k != key)
+        process = Process(
+            key=key,
+            model=model,
+            launch=command.launch,
+            free_at_load_bytes=card.total_bytes - used,
+            since=self.now,
+        )
+        stranger = ollama.processes.pop(key, None)
+        if stranger is not None:
+            process.held_bytes = stranger.held_bytes
+        ollama.processes[key] = process
+        self.at(self.now + model.load_s / 2, partial(self._take, process, 0.5))
+        self.at(self.now + model.load_s, partial(self._loaded, process, client))
+
+    def _take(self, process: Process, share: float) -> None:
+        card = self.cards[process.key[0]]
+        there = self._upstream_of(process.key).processes.get(process.key)
+        if there is not process or (process.launch.on_cpu and not card.bin.cpu):
+            return
+        wanted = int(process.model.real_bytes * share)
+        room = card.total_bytes - self.used(card) + process.held_bytes
+        process.held_bytes = max(0, min(wanted, room))
+
+    def _loaded(self, process: Process, client: Client) -> None:
+        key = process.key
+        if self._upstream_of(key).processes.get(key) is not process:
+            self._load_over(key, client, ev.Interrupted())
+            return
+        if self.random.random() < 0.05 and not self.calm:
+            self._kill(process)
+            self._load_over(key, client, ev.LoadFailed(status=500, text="it does not load"))
+            return
+        self._take(process, 1.0)
+        process.loading, process.since = False, self.now
+        outcome = ev.Loaded()
+        if self.random.random() < 0.8:
+            outcome = ev.Loaded(
+                footprint_bytes=process.held_bytes,
+                reported_bytes=process.held_bytes,
+                num_ctx=WIDE_CTX if process.launch.num_ctx == WIDE_CTX else AUTO_CTX,
+            )
+        self._load_over(key, client, outcome)
+
+    def _load_over(
+        self, key: Key, client: Client, outcome: ev.Loaded | ev.LoadFailed | ev.Interrupted
+    ) -> None:
+        told = self.told[key]
+        match outcome:
+            case ev.Loaded():
+                told.state, told.since = "ready", self.now
+                told.ready_at = told.idle_since = self.now
+                told.owes = client.state == "waiting"
+                if outcome.footprint_bytes is not None:
+                    told.bytes = told.reported_bytes = outcome.footprint_bytes
+            case ev.LoadFailed() | ev.Interrupted():
+                self._told_gone(key)
+                self._forgive()
+                if isinstance(outcome, ev.Interrupted):
+                    self._lost(self._upstream_of(key))
+        self.tell(ev.LoadEnded(bin=key[0], model=key[1], outcome=outcome))
+
+    def _unload(self, command: Unload) -> None:
+        key = command.bin, command.model
+        told, ollama = self.told[key], self._upstream_of(key)
+        assert told.state == "ready", f"unload of a runner that is {told.state}"
+        assert not told.running, "unload of a busy runner"
+        assert not told.owes, "unloaded before it served anybody"
+        assert ollama.heard, "unload at an upstream that is away"
+        assert not self.closed, "unload after closing"
+        told.state, told.since = "unloading", self.now
+        self.soon(1.0, partial(self._dies_as_told, key))
+
+    def _dies_as_told(self, key: Key) -> None:
+        ollama = self._upstream_of(key)
+        process = ollama.processes.get(key)
+        if process is not None:
+            self._kill(process)
+        self.soon(0.5, partial(self._unloaded, key))
+
+    def _unloaded(self, key: Key) -> None:
+        ollama = self._upstream_of(key)
+        gone = ollama.up
+        if gone:
+            self._told_gone(key)
+        else:
+            self._lost(ollama)
+            self.told[key].state, self.told[key].since = "ready", self.now
+        self.tell(ev.UnloadEnded(bin=key[0], model=key[1], gone=gone))
+
+    def _forward(self, command: Forward) -> None:
+        client = self.clients[command.id]
+        request = client.request
+        key = command.bin, request.model
+        told = self.told.get(key)
+        assert client.state == "waiting", f"{command.id} is {client.state}, and forwarded"
+        assert command.bin in request.needs, "sent to a bin that it did not ask for"
+        assert told is not None, "forwarded to a model that is not there"
+        assert told.state == "ready", f"forwarded to a model that is {told.state}"
+        assert self._upstream_of(key).heard, "forwarded to an upstream that is away"
+        assert self._fits_options(told, request, key[0]), "forwarded to other options"
+        assert len(told.running) < told.parallel, "more in flight than its runner serves at once"
+        assert not self.closed, "forwarded after closing"
+        client.state = "running"
+        told.served += 1
+        told.owes = False
+        told.running.add(command.id)
+        if key in self._upstream_of(key).processes:
+            self.at(self.now + client.service_s, partial(self._end, client))
+        else:
+            self._fail_soon(client)
+
+    def _refuse(self, command: Refuse) -> None:
+        client = self.clients[command.id]
+        assert client.state == "waiting", f"{command.id} is {client.state}, and refused"
+        waiting = sum(c.state == "waiting" for c in self.clients.values())
+        if command.reason is Refusal.QUEUE_FULL:
+            assert waiting > self.policy.queue_max_size, "refused, and the queue was not full"
+        if command.reason is Refusal.SHUTTING_DOWN:
+            assert self.closed
+        if command.reason is Refusal.UPSTREAM_AWAY:
+            names = {self.cards[bin_id].bin.upstream for bin_id in client.request.needs}
+            assert not any(self.ollamas[name].heard for name in names), "refused, and it answers"
+        client.state = "refused"
+        self.at(self.now, partial(self._end, client))
+
+    # ---------------------------------------------------------------- the judge
+
+    def _fits_options(self, told: Told, request: Request, bin_id: BinId) -> bool:
+        """Ollama's rule for the few options that this world knows."""
+        have, want = told.launch, request.launch
+        if have.num_ctx != want.num_ctx and told.num_ctx != request.num_ctx:
+            return False
+        if want.num_gpu == 0:
+            return have.num_gpu == 0
+        return have.num_gpu != 0 or self.cards[bin_id].bin.cpu
+
+    def _judge_load(self, command: Load, client: Client) -> None:
+        key = command.bin, command.model
+        ollama, card = self._upstream_of(key), self.cards[command.bin]
+        beside = {k: told for k, told in self.told.items() if self._upstream_of(k) is ollama}
+        assert ollama.heard, "load at an upstream that is away"
+        assert not self.closed, "load after closing"
+        assert client.state == "waiting", "loaded for nobody"
+        assert not any(told.state == "loading" for told in beside.values()), "two loads at once"
+        assert not any(k[1] == command.model for k in beside), "it is there already"
+        assert len(beside) < ollama.upstream.max_loaded, "Ollama would evict: too many"
+        here = {k: told for k, told in beside.items() if k[0] == command.bin}
+        ghosts = [g for g in self.ghosts if g.key[0] == command.bin and card.live]
+        need = client.request.needs[command.bin]
+        known_bytes = self._known_bytes(card, here, ghosts)
+        if not here and need.footprint_bytes + known_bytes > card.limit_bytes:
+            for ghost in ghosts:
+                held = min(ghost.held_bytes, ghost.read_bytes) > NOISE_BYTES
+                awaited = self.now < ghost.told_at + self.policy.recovery_s
+                known = ghost.told_at <= self.now
+                assert not (held and known and awaited and not ghost.excused), (
+                    "loaded into memory that is still leaving"
+                )
+        if not here:
+            return
+        assert card.live or card.bin.capacity_bytes is not None, "beside others in the unknown"
+        assert need.footprint_bytes + known_bytes <= card.limit_bytes + NOISE_BYTES, (
+            f"over-committed: {need.footprint_bytes / GIB:.2f} beside {known_bytes / GIB:.2f}"
+        )
+        if not card.bin.cpu:
+            self._judge_eighty_percent(need, card, here)
+
+    def _known_bytes(self, card: Card, here: dict[Key, Told], ghosts: list[Ghost]) -> int:
+        known = min(card.foreign_bytes, card.foreign_read_bytes) if card.live else 0
+        for process in self._processes(card.bin.upstream):
+            if process.key[0] == card.bin.id:
+                told = here.get(process.key)
+                told_bytes = 0 if told is None else told.bytes
+                known += min(process.held_bytes, max(process.read_bytes, told_bytes))
+        return known + sum(min(ghost.held_bytes, ghost.read_bytes) for ghost in ghosts)
+
+    def _judge_eighty_percent(self, need: Need, card: Card, here: dict[Key, Told]) -> None:
+        total = card.total_bytes if card.live else card.limit_bytes
+        processes = self._upstream_of(next(iter(here))).processes
+        on_card = {key: told for key, told in here.items() if not told.launch.on_cpu}
+        if not on_card:
+            believed = [total - card.used_read_bytes]
+        else:
+            believed = [total - sum(told.reported_bytes for told in here.values())]
+        for key, told in on_card.items():
+            process = processes.get(key)
+            if process is not None and process.free_at_load_bytes is not None:
+                believed.append(process.free_at_load_bytes - told.reported_bytes)
+        assert need.predicted_bytes <= max(0, min(believed)) * 80 // 100, (
+            "Ollama would evict: more than 80 % of what it believes to be free"
+        )
+
+    def _serves_whom_it_was_loaded_for(self) -> None:
+        for key, told in self.told.items():
+            if told.state == "ready" and told.owes and self._upstream_of(key).heard:
+                still = any(
+                    c.state == "waiting" and self._home(key, told, c.request)
+                    for c in self.clients.values()
+                )
+                assert not still, f"{key} was loaded for somebody, and serves nobody"
+                told.owes = False
+
+    def _home(self, key: Key, told: Told, request: Request) -> bool:
+        return (
+            told.state == "ready"
+            and key[0] in request.needs
+            and key[1] == request.model
+            and self._upstream_of(key).heard
+            and self._fits_options(told, request, key[0])
+        )
+
+    def _waiting(self) -> list[Request]:
+        """Those who wait, the least patience first."""
+        waiting = [c.request for c in self.clients.values() if c.state == "waiting"]
+        return sorted(waiting, key=self._patience_ends_at)
+
+    def _patience_ends_at(self, request: Request) -> float:
+        return request.arrived_at + self.policy.tau_s[request.priority]
+
+    def _nobody_waits_for_a_free_slot(self) -> None:
+        if self.closed:
+            return
+        waiting = self._waiting()
+        homes = [
+            [(key, told) for key, told in self.told.items() if self._home(key, told, request)]
+            for request in waiting
+        ]
+        # Only an overdue request without a home may keep a free slot from those behind it.
+        for request, its_homes in zip(waiting, homes, strict=True):
+            if not its_homes and self._patience_ends_at(request) <= self.now:
+                return
+            for key, told in its_homes:
+                assert len(told.running) >= told.parallel, (
+                    f"{request.id} waits, and {key} has a free slot"
+                )
+
+    # ---------------------------------------------------------------- the eldest
+
+    def _wait_bound_s(self) -> float:
+        """Longer than an eldest may wait while nothing unforeseen happens."""
+        quantum_s = self.policy.kappa * 2 * self.load_max_s
+        room_s = 1.5 + self.policy.recovery_s + 3 * self.reading_s
+        return quantum_s + 2 * self.service_max_s + 3 * self.load_max_s + 2 * room_s + 5.0
+
+    def _the_eldest_waits_for_a_cause(self) -> None:
+        waiting = self._waiting()
+        if not waiting or self._patience_ends_at(waiting[0]) > self.now or self.closed:
+            self._forgive()
+            return
+        eldest = waiting[0]
+        if not all(self._upstream_of((b, eldest.model)).heard for b in eldest.needs):
+            self._forgive()
+            return
+        if self.eldest[0] != eldest.id:
+            self.eldest = eldest.id, self.now
+        waited_s = self.now - self.eldest[1]
+        assert waited_s <= self._wait_bound_s(), f"{eldest.id} is the eldest for {waited_s:.1f} s"
+        if not any(self._home(key, told, eldest) for key, told in self.told.items()):
+            assert any(self._cause(eldest, bin_id) for bin_id in eldest.needs), (
+                f"{eldest.id} is the eldest and overdue, and nothing is done for it"
+            )
+
+    def _cause(self, eldest: Request, bin_id: BinId) -> str | None:
+        ollama = self._upstream_of((bin_id, eldest.model))
+        there = {key: told for key, told in self.told.items() if self._upstream_of(key) is ollama}
+        for told in there.values():
+            if told.state != "ready":
+                return told.state
+        if self.cards[bin_id].live and any(
+            at + self.policy.recovery_s > self.now
+            for key, at in self.gone_at.items()
+            if self._upstream_of(key) is ollama
+        ):
+            return "memory on its way back"
+        for key, told in there.items():
+            if told.running:
+                return "a victim serves"
+            wanted = any(self._home(key, told, request) for request in self._waiting())
+            quantum_s = self.policy.kappa * 2 * self.load_max_s
+            if wanted and (told.served == 0 or self.now < told.ready_at + quantum_s):
+                return "a quantum"
+        return None
