@@ -194,7 +194,7 @@ class Registry:
             model=facts.key,
             name=line.name,
             launch=launch,
-            footprint_bytes=self._taken(facts, launch, line, bin_),
+            footprint_bytes=self._taken(facts, line, bin_),
             reported_bytes=line.size_bytes if bin_.cpu else line.size_vram_bytes,
             num_ctx=line.context_length,
             parallel=self.parallel(facts),
@@ -209,16 +209,18 @@ class Registry:
             launch = replace(launch, num_gpu=0)
         return launch
 
-    def _taken(self, facts: Facts, launch: Launch, line: footprint.Resident, bin_: Bin) -> int:
+    def _taken(self, facts: Facts, line: footprint.Resident, bin_: Bin) -> int:
         configured_bytes = self._configured_bytes(facts)
-        if configured_bytes is not None and not launch.on_cpu:
+        if configured_bytes is not None:
             return configured_bytes
         return self._book.learn(
             facts,
-            replace(launch, num_ctx=line.context_length or launch.num_ctx),
+            Launch(num_ctx=line.context_length),
             self._settings,
             size_bytes=line.size_bytes,
-            size_vram_bytes=line.size_vram_bytes,
+            # Nothing on a card that was not asked to be empty: there may be no card at all, and
+            # the budget that is configured means main memory.
+            size_vram_bytes=line.size_vram_bytes or line.size_bytes,
             on_cpu_bin=bin_.cpu,
         )
 

@@ -23,6 +23,10 @@ from ollama_gate.scheduler.types import Bin, BinId, Policy, Upstream
 RUNNERS_A_CARD: Final = 3
 """How many runners Ollama keeps for each card, or on the CPU, unless it is told otherwise."""
 
+UNREAD_RECOVERY_S: Final = 1.5
+"""A card shows the memory of an ended process as free up to so much later than `/api/ps` (Ollama
+v0.32.15 calls 0.5 to 1.5 s typical). Loaded sooner, a model slides onto the CPU in part."""
+
 _system = log.get(log.Component.SYSTEM)
 _monitor = log.get(log.Component.MONITOR)
 
@@ -221,6 +225,7 @@ def _policy(config: Config) -> Policy:
         kappa=config.scheduler.kappa,
         queue_max_size=config.queue.max_size,
         keep_alive_s=config.keep_alive_s,
+        unread_recovery_s=UNREAD_RECOVERY_S,
     )
 
 

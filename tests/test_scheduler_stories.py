@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ollama_gate.scheduler.types import Launch, Refusal
+from ollama_gate.scheduler.types import BinId, Launch, Refusal
 from tests.play import (
     GIB,
     HIGH,
@@ -360,6 +360,38 @@ def test_what_did_not_come_back_is_not_planned_with_even_before_the_next_reading
     play.loaded(12, "b")
     # 15 GiB of others and 16 of `b`: there is no room for anything.
     assert play.arrives(13, "c1", "c") == []
+
+
+def test_on_a_card_that_nobody_reads_memory_is_given_time_to_come_back() -> None:
+    play = Play(unread_recovery_s=1.5)
+    play.arrives(0, "a1", "a")
+    play.loaded(2, "a")
+    play.leaves(3, "a1")
+    assert play.arrives(4, "b1", "b") == [evict("a", "b", "8.0GiB", idle=1)]
+    assert play.unloaded(5, "a") == []
+    assert play.wakes_at() == 6.5
+    # A first reading says nothing of what there was before.
+    assert play.reads(6, used=0.0) == []
+    assert play.ticks(6.5) == [load("b", "b1", waited=2.5)]
+
+
+def test_main_memory_is_back_with_the_process() -> None:
+    play = Play(cpu=True, unread_recovery_s=1.5)
+    play.arrives(0, "a1", "a")
+    play.loaded(2, "a")
+    play.leaves(3, "a1")
+    assert play.arrives(4, "b1", "b") == [evict("a", "b", "8.0GiB", idle=1)]
+    assert play.unloaded(5, "a") == [load("b", "b1", waited=1)]
+
+
+def test_a_model_that_was_put_on_the_cpu_takes_nothing_of_the_card() -> None:
+    play = Play()
+    play.arrives(0, "c1", "c", size=0, launch=Launch(num_gpu=0))
+    play.loaded(2, "c", footprint_bytes=gib(16), reported_bytes=0)
+    assert play.arrives(3, "a1", "a") == [load("a", "a1", alone=False)]
+    assert play.sees(4, a_resident("c", size=16.0)) == []
+    books, runners = play.machine.books[BinId("u/0")], play.machine.runners.values()
+    assert books.free_bytes(list(runners)) == gib(8)
 
 
 def test_memory_that_settles_after_giving_back_half_is_back() -> None:

@@ -207,10 +207,7 @@ class Machine:
 
     def _became_resident(self, runner: Runner, loaded: ev.Loaded) -> None:
         self._interrupted.pop(runner.model, None)
-        if loaded.footprint_bytes is not None:
-            runner.footprint_bytes = loaded.footprint_bytes
-        if loaded.reported_bytes is not None:
-            runner.reported_bytes = loaded.reported_bytes
+        runner.take(loaded.footprint_bytes, loaded.reported_bytes)
         if loaded.num_ctx is not None:
             runner.num_ctx = loaded.num_ctx
         runner.load_s = self._load_s[runner.model] = self.now - runner.since
@@ -249,17 +246,16 @@ class Machine:
         """Ollama does not hold it any more; its memory still counts until it is seen back."""
         books = self.books[runner.bin.id]
         self._gone_at[runner.bin.id, runner.model] = self.now
-        if books.live and runner.footprint_bytes:
-            runner.enter(RunnerState.LEAVING, self.now)
-            runner.used_before_bytes, runner.last_used_bytes = books.used_bytes, None
-        else:
+        runner.enter(RunnerState.LEAVING, self.now)
+        runner.used_before_bytes, runner.last_used_bytes = books.used_bytes, None
+        if not runner.footprint_bytes or self.now >= self._awaited_until(runner):
             del self.runners[runner.bin.id, runner.model]
 
     def _measured(self, event: ev.Measured) -> None:
         books, here = self.books[event.bin], self._in_bin(event.bin)
         books.measure(event.total_bytes, event.used_bytes, here)
         for runner in here:
-            if runner.state is RunnerState.LEAVING:
+            if runner.state is RunnerState.LEAVING and runner.used_before_bytes is not None:
                 # Those just seen back explain nothing any more.
                 others = [other for other in self._in_bin(event.bin) if other is not runner]
                 if memory_is_back(runner, books, others):
@@ -284,8 +280,7 @@ class Machine:
             case RunnerState.RESIDENT, None:
                 self._gone(runner)
             case RunnerState.RESIDENT, ev.Resident():
-                runner.footprint_bytes = resident.footprint_bytes
-                runner.reported_bytes = resident.reported_bytes
+                runner.take(resident.footprint_bytes, resident.reported_bytes)
                 runner.num_ctx = resident.num_ctx
             case RunnerState.LEAVING, ev.Resident():
                 # Somebody loaded it again behind the gate's back.
@@ -297,14 +292,14 @@ class Machine:
     def _adopt(self, resident: ev.Resident) -> None:
         books = self.books[resident.bin]
         free = books.card_free_bytes(self._in_bin(resident.bin)) if books.live else None
-        self.runners[resident.bin, resident.model] = Runner(
+        self.runners[resident.bin, resident.model] = runner = Runner(
             bin=books.bin,
             model=resident.model,
             name=resident.name,
             launch=resident.launch,
             num_ctx=resident.num_ctx,
-            footprint_bytes=resident.footprint_bytes,
-            reported_bytes=resident.reported_bytes,
+            footprint_bytes=0,
+            reported_bytes=0,
             # Nobody knows; as much as if the card's other users had not changed since.
             free_at_load_bytes=None if free is None else free + resident.reported_bytes,
             parallel=resident.parallel,
@@ -315,6 +310,7 @@ class Machine:
             ready_at=self.now,
             idle_since=self.now,
         )
+        runner.take(resident.footprint_bytes, resident.reported_bytes)
         books.recognise(self._in_bin(resident.bin))
 
     def _close(self) -> None:
@@ -378,7 +374,9 @@ class Machine:
                 self.books[runner.bin.id].cover(in_place)
 
     def _awaited_until(self, runner: Runner) -> float:
-        return runner.since + self.policy.recovery_s
+        if runner.used_before_bytes is not None:
+            return runner.since + self.policy.recovery_s
+        return runner.since + (0.0 if runner.bin.cpu else self.policy.unread_recovery_s)
 
     def _refuse_after_outage(self) -> None:
         for request in self.line:

@@ -81,6 +81,18 @@ class Runner:
         """When its `keep_alive` ends, if nobody comes; `inf` for never."""
         return self.idle_since + self.keep_alive_s
 
+    def take(self, footprint_bytes: int | None, reported_bytes: int | None) -> None:
+        """Book what Ollama says that it takes; `None` keeps what was booked.
+
+        A model that was put on the CPU takes nothing of a card, however large it is.
+        """
+        if self.launch.on_cpu and not self.bin.cpu:
+            footprint_bytes = reported_bytes = 0
+        if footprint_bytes is not None:
+            self.footprint_bytes = footprint_bytes
+        if reported_bytes is not None:
+            self.reported_bytes = reported_bytes
+
     def enter(self, state: RunnerState, now: float) -> None:
         """Change state."""
         self.state, self.since = state, now

@@ -144,6 +144,7 @@ class Policy:
         keep_alive_s: how long a runner that the gate did not load may idle.
         recovery_s: how long memory is awaited after an unload before what is missing is booked
             as somebody else's (Ollama v0.32.15 waits as long).
+        unread_recovery_s: how long it is awaited on a card that nobody reads.
     """
 
     tau_s: tuple[float, float, float] = (20.0, 120.0, 300.0)
@@ -151,6 +152,7 @@ class Policy:
     queue_max_size: int = 1000
     keep_alive_s: float = 300.0
     recovery_s: float = 5.0
+    unread_recovery_s: float = 0.0
 
 
 class RunnerState(Enum):
