@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_gate import config
 from ollama_gate.config import (
     Card,
     Config,
@@ -16,6 +15,7 @@ from ollama_gate.config import (
     Listen,
     ModelConfig,
     describe,
+    file,
     format_duration,
     format_size,
     load,
@@ -34,7 +34,7 @@ EXAMPLE = Path(__file__).parent.parent / "gate.yaml"
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory and no file of the system's: each test writes its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "etc" / "gate.yaml")
+    monkeypatch.setattr(file, "SYSTEM_FILE", tmp_path / "etc" / "gate.yaml")
     return tmp_path
 
 

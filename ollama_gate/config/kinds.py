@@ -1,0 +1,174 @@
+"""How one value is read and shown, for each kind of value that a key may have.
+
+It knows nothing of keys. msgspec's own validation is left out since it ends at the first problem,
+and a person wants all.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import yaml
+
+from ollama_gate.config.addresses import OLLAMA_PORT, parse_listen, parse_upstream
+from ollama_gate.config.nodes import Problem, found
+from ollama_gate.config.structs import KvCacheType, LogFormat, LogLevel
+from ollama_gate.config.units import (
+    format_duration,
+    format_number,
+    format_size,
+    parse_duration,
+    parse_number,
+    parse_size,
+)
+from ollama_gate.scheduler.types import Priority
+
+T = TypeVar("T")
+
+_PLAIN_TAGS = frozenset(
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "timestamp", "value")
+)
+
+
+class WrongError(Exception):
+    """A value cannot be read; it never leaves this package."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind(Generic[T]):
+    """One kind of value: from its node in the file (or a variable's text), and to text.
+
+    Attributes:
+        read: raises `WrongError`.
+        structured: more than one scalar, so that a variable holds YAML.
+    """
+
+    read: Callable[[yaml.Node], T]
+    show: Callable[[T], str]
+    structured: bool = False
+
+
+def wrong(node: yaml.Node, expected: str) -> WrongError:
+    """The one problem of a node that is nothing of what was expected."""
+    return WrongError(("", f"expected {expected}, found {found(node)}", node))
+
+
+def _scalar(parse: Callable[[str], T], *, expected: str, show: Callable[[T], str] = str) -> Kind[T]:
+    """A value of one scalar; `parse` raises `ValueError` or `KeyError` for what is no such."""
+
+    def read(node: yaml.Node) -> T:
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN_TAGS:
+            raise wrong(node, expected)
+        try:
+            return parse(node.value.strip())
+        except (KeyError, ValueError):
+            raise wrong(node, expected) from None
+
+    return Kind(read=read, show=show)
+
+
+def _word(words: Mapping[str, T]) -> Kind[T]:
+    texts = {value: word for word, value in words.items()}
+    expected = f"one of {', '.join(words)}"
+    return _scalar(words.__getitem__, expected=expected, show=texts.__getitem__)
+
+
+def _integer(*, least: int) -> Kind[int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", text) or int(text) < least:
+            raise ValueError(text)
+        return int(text)
+
+    return _scalar(parse, expected=f"an integer of at least {least}")
+
+
+def _positive(parse: Callable[[str], T], *, expected: str, show: Callable[[T], str]) -> Kind[T]:
+    def checked(text: str) -> T:
+        value = parse(text)
+        if not value:  # What these notations can write is never negative.
+            raise ValueError(text)
+        return value
+
+    return _scalar(checked, expected=expected, show=show)
+
+
+def _parse_keep_alive(text: str) -> float:
+    seconds = parse_duration(text.removeprefix("-"))
+    return math.inf if text.startswith("-") and seconds else seconds
+
+
+def _parse_reserve(text: str) -> int | None:
+    return None if text == "auto" else parse_size(text)
+
+
+def _parse_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise ValueError(text)
+    return text
+
+
+_DURATION_WORDS = "a duration such as 90s, 10m or 1h30m"
+SIZE_WORDS = "a size above 0 such as 21GiB, 24GB or plain bytes"
+AN_INTEGER = _integer(least=1)
+AN_INTEGER_OR_0 = _integer(least=0)
+A_DURATION = _scalar(parse_duration, expected=_DURATION_WORDS, show=format_duration)
+_A_POSITIVE_DURATION = _positive(
+    parse_duration, expected=f"{_DURATION_WORDS}, longer than 0", show=format_duration
+)
+A_SIZE = _positive(parse_size, expected=SIZE_WORDS, show=format_size)
+A_KEEP_ALIVE = _scalar(
+    _parse_keep_alive, expected=f"{_DURATION_WORDS}, or -1 for no limit", show=format_duration
+)
+A_RESERVE = _scalar(
+    _parse_reserve,
+    expected="auto or a size such as 2GiB, 500MB or plain bytes",
+    show=lambda reserve: "auto" if reserve is None else format_size(reserve),
+)
+A_NUMBER = _positive(parse_number, expected="a number above 0", show=format_number)
+A_KV_CACHE_TYPE: Kind[KvCacheType] = _word({"f16": "f16", "q8_0": "q8_0", "q4_0": "q4_0"})
+A_LOG_LEVEL: Kind[LogLevel] = _word(
+    {"debug": "debug", "info": "info", "warning": "warning", "error": "error"}
+)
+A_LOG_FORMAT: Kind[LogFormat] = _word({"text": "text", "json": "json"})
+A_CLASS = _word({priority.name.lower(): priority for priority in Priority})
+AN_ADDRESS = _scalar(
+    parse_listen,
+    expected="HOST:PORT or a port (0.0.0.0:PORT for every interface)",
+)
+A_NAME = _scalar(_parse_name, expected="a name of letters, digits, dots, dashes and underscores")
+URL_WORDS = f"an address such as http://127.0.0.1:{OLLAMA_PORT}, with no user and no query"
+A_URL = _scalar(parse_upstream, expected=URL_WORDS)
+
+
+def read_parts(kind: Kind[T], nodes: Mapping[str, yaml.Node], problems: list[Problem]) -> list[T]:
+    """The values of nodes by the end of their path; raises what is wrong with any, and before."""
+    values: list[T] = []
+    for suffix, node in nodes.items():
+        try:
+            values.append(kind.read(node))
+        except WrongError as error:
+            problems += [(suffix + end, text, at) for end, text, at in error.problems]
+    if problems:
+        raise WrongError(*problems)
+    return values
+
+
+def _read_tau(node: yaml.Node) -> tuple[float, float, float]:
+    if not isinstance(node, yaml.SequenceNode) or len(node.value) != len(Priority):
+        raise wrong(node, "a list of three durations, for high, normal and low")
+    parts = {f"[{place}]": part for place, part in enumerate(node.value)}
+    high, normal, low = read_parts(_A_POSITIVE_DURATION, parts, [])
+    return high, normal, low
+
+
+PATIENCE = Kind(
+    read=_read_tau,
+    show=lambda tau: f"[{', '.join(map(format_duration, tau))}]",
+    structured=True,
+)

@@ -1,0 +1,81 @@
+"""All sources together: the one configuration that they come to, and how to show it.
+
+No single value is judged here, and what is wrong is raised all at once.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from ollama_gate.config.file import find_file
+from ollama_gate.config.keys import KEYS
+from ollama_gate.config.reading import Reading
+from ollama_gate.config.structs import (
+    Config,
+    Effective,
+    LogConfig,
+    QueueConfig,
+    SchedulerConfig,
+    UpstreamConfig,
+    VramConfig,
+)
+from ollama_gate.errors import ConfigError
+
+
+def load(*, path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> Effective:
+    """What is in effect: flag above environment above file above default.
+
+    Args:
+        path: the file to use; it must exist. `None` looks for one: `OLLAMA_GATE_CONFIG`, which
+            must exist as well, then `./gate.yaml`, `~/.config/ollama-gate/gate.yaml` and
+            `/etc/ollama-gate/gate.yaml`; none at all is fine.
+        environ: as `os.environ`.
+        flags: `listen` and `upstream`, where they were given.
+
+    Raises:
+        ConfigError: with every problem of every source, one a line.
+    """
+    file = find_file(path, environ)
+    reading = Reading(file=file, environ=environ, flags=flags)
+    config = _build(reading, tuple(file.models))
+    reading.check_variables()
+    if reading.problems:
+        raise ConfigError("\n".join(reading.problems))
+    return Effective(
+        config=config,
+        file=file.path,
+        origins=MappingProxyType(reading.origins),
+        values=MappingProxyType(reading.values),
+        models=MappingProxyType(file.models),
+    )
+
+
+def _build(reading: Reading, models: Iterable[str]) -> Config:
+    """The order of reading is the order of showing: that of the documented gate.yaml."""
+    value = reading.value
+    return Config(
+        listen=(listen := value(KEYS.listen)),
+        upstream=UpstreamConfig(
+            name=value(KEYS.name),
+            url=reading.upstream_url(listen),
+            num_parallel=value(KEYS.num_parallel),
+            max_loaded=value(KEYS.max_loaded),
+            kv_cache_type=value(KEYS.kv_cache_type),
+            context_length=value(KEYS.context_length),
+            gpus=value(KEYS.gpus),
+            outage_wait_s=value(KEYS.outage_wait),
+        ),
+        vram=VramConfig(reserve_bytes=value(KEYS.reserve)),
+        keep_alive_s=value(KEYS.keep_alive),
+        models=MappingProxyType({name: reading.model(name) for name in models}),
+        queue=QueueConfig(max_size=value(KEYS.max_size)),
+        scheduler=SchedulerConfig(tau_s=value(KEYS.tau), kappa=value(KEYS.kappa)),
+        max_body_bytes=value(KEYS.max_body),
+        grace_s=value(KEYS.grace),
+        log=LogConfig(level=value(KEYS.level), format=value(KEYS.format)),
+    )
+
+
+def describe(effective: Effective) -> list[tuple[str, str, str]]:
+    """Dotted path, value and origin of everything in effect, in the order of gate.yaml."""
+    return [(path, text, effective.origins[path]) for path, text in effective.values.items()]

@@ -1,0 +1,143 @@
+"""What a configuration holds, and every default.
+
+Records alone: how a value is written, where it may be written and what a wrong one is told are
+the business of the modules beside.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+
+from ollama_gate.config.addresses import OLLAMA_PORT, Listen
+from ollama_gate.scheduler.types import Priority
+
+KvCacheType = Literal["f16", "q8_0", "q4_0"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """One card whose budget is configured; all of it is planned with."""
+
+    vram_bytes: int
+
+
+Gpus = Literal["auto", "cpu"] | Card
+
+
+class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One Ollama, and what its own environment is set to.
+
+    Attributes:
+        url: scheme, host, port unless it is the scheme's own, and a path prefix if there is one;
+            no slash at its end.
+        num_parallel: `OLLAMA_NUM_PARALLEL` there.
+        max_loaded: `OLLAMA_MAX_LOADED_MODELS` there, 0 for its default.
+        kv_cache_type: `OLLAMA_KV_CACHE_TYPE` there.
+        context_length: `OLLAMA_CONTEXT_LENGTH` there, 0 for the tier it picks by VRAM.
+        gpus: `auto` asks the card, `cpu` plans with system memory.
+        outage_wait_s: how long requests wait for it while it does not answer.
+    """
+
+    name: str = "local"
+    url: str = f"http://127.0.0.1:{OLLAMA_PORT}"
+    num_parallel: int = 1
+    max_loaded: int = 0
+    kv_cache_type: KvCacheType = "f16"
+    context_length: int = 0
+    gpus: Gpus = "auto"
+    outage_wait_s: float = 60.0
+
+
+class VramConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Planning with memory.
+
+    Attributes:
+        reserve_bytes: kept free of what a reading says; `None` for the larger of 1 GiB and 5 %.
+    """
+
+    reserve_bytes: int | None = None
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known or wanted of one model.
+
+    Attributes:
+        vram_bytes: its footprint, above what was learned or estimated; `None` leaves it to those.
+        max_concurrent: `None` for `num_parallel`, which is also its upper end.
+        priority: class of its requests that name none.
+        keep_alive_s: how long it may idle, `inf` for no limit; `None` for the gate's own.
+    """
+
+    vram_bytes: int | None = None
+    max_concurrent: int | None = None
+    priority: Priority = Priority.NORMAL
+    keep_alive_s: float | None = None
+
+
+class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How many requests may wait."""
+
+    max_size: int = 1000
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The brain's parameters: see `ollama_gate.scheduler.types.Policy`.
+
+    Attributes:
+        tau_s: patience of high, normal and low.
+        kappa: a working runner's turn, in units of the load times that replacing it costs.
+    """
+
+    tau_s: tuple[float, float, float] = (20.0, 120.0, 300.0)
+    kappa: float = 6.0
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the log says and in which of its two forms."""
+
+    level: LogLevel = "info"
+    format: LogFormat = "text"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set; `Config()` is the defaults.
+
+    Attributes:
+        keep_alive_s: how long a model may idle, `inf` for no limit.
+        models: by name as written in the file; normalising is the reader's part.
+        max_body_bytes: of a request that must be read to learn its model.
+        grace_s: for running answers at shutdown.
+    """
+
+    listen: Listen = Listen()
+    upstream: UpstreamConfig = UpstreamConfig()
+    vram: VramConfig = VramConfig()
+    keep_alive_s: float = 300.0
+    models: Mapping[str, ModelConfig] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    queue: QueueConfig = QueueConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    max_body_bytes: int = 100 * 2**20
+    grace_s: float = 30.0
+    log: LogConfig = LogConfig()
+
+
+class Effective(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration and how it came about.
+
+    Attributes:
+        file: the file that was read, if there is one.
+        origins: dotted path → `flag --listen`, `environment OLLAMA_GATE_LISTEN`, the file's path
+            with a line number, or `default`. Of a model only what the file sets.
+        values: the same paths in the same order → the value as one would write it.
+        models: model name as written → the keys that the file sets for it.
+    """
+
+    config: Config
+    file: Path | None
+    origins: Mapping[str, str]
+    values: Mapping[str, str]
+    models: Mapping[str, tuple[str, ...]]

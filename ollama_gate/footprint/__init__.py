@@ -1,0 +1,52 @@
+"""How much memory a runner needs: configured, else learned from Ollama, else estimated.
+
+Everything is computed from what `/api/show`, `/api/tags` and `/api/ps` said; nothing is asked
+here and nothing decided. What cannot be known is taken too large rather than too small. Sizes
+are bytes.
+"""
+
+from ollama_gate.footprint.book import Book
+from ollama_gate.footprint.facts import GGUF_HEADER_BYTES, Facts, Resident, read_ps, read_show
+from ollama_gate.footprint.ollama_rules import (
+    GIB,
+    MIB,
+    Settings,
+    batch_of,
+    default_context,
+    effective_context,
+    merge,
+    parallel_of,
+    predicted_by_ollama,
+)
+from ollama_gate.footprint.shape import Shape
+from ollama_gate.footprint.sizes import (
+    PROCESS_BYTES,
+    PROJECTOR_GRAPH_BYTES,
+    compute_bytes,
+    estimate,
+    kv_bytes,
+)
+
+__all__ = [
+    "GGUF_HEADER_BYTES",
+    "GIB",
+    "MIB",
+    "PROCESS_BYTES",
+    "PROJECTOR_GRAPH_BYTES",
+    "Book",
+    "Facts",
+    "Resident",
+    "Settings",
+    "Shape",
+    "batch_of",
+    "compute_bytes",
+    "default_context",
+    "effective_context",
+    "estimate",
+    "kv_bytes",
+    "merge",
+    "parallel_of",
+    "predicted_by_ollama",
+    "read_ps",
+    "read_show",
+]
