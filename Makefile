@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/ollama-gate demo
 
 test: $(VENV)/.installed-dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/check.sh
+	PATH="$(abspath $(BIN)):$$PATH" sh tests/check.sh
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
