@@ -365,6 +365,8 @@ def test_victims_are_asked_in_order_and_the_spare_ones_spared_the_dearest_first(
     assert choose([c, e, d], lambda gone: gives(8, *gone)) == (e,)
     assert choose([c, d, e], lambda gone: gives(16, *gone)) == (c, d, e)
     assert choose([c, d, e], lambda gone: gives(0, *gone)) == ()
+    few, more, most = a_runner("few", 2), a_runner("more", 3), a_runner("most", 5)
+    assert choose([few, more, most], lambda gone: gives(6, *gone)) == (few, most)
 
 
 def test_what_would_be_missing_even_without_all_of_them_is_said() -> None:

@@ -248,11 +248,11 @@ def test_a_model_without_waiting_work_has_no_quantum() -> None:
 
 
 def test_a_model_serves_at_least_one_before_it_must_go_however_long_its_load_took() -> None:
-    play = Play(tau_s=(0, 0, 0), kappa=0)
-    play.arrives(0, "a1", "a")
-    play.arrives(1, "b1", "b")
+    play = Play(tau_s=(0, 10, 1000), kappa=0)
+    play.arrives(0, "a1", "a", priority=LOW)
+    play.arrives(1, "b1", "b", priority=HIGH)
     assert play.loaded(100, "a") == [forward("a1", 100)]
-    play.arrives(101, "a2", "a")
+    play.arrives(101, "a2", "a", priority=LOW)
     assert play.leaves(102, "a1") == [evict("a", "b", "8.0GiB")]
 
 
@@ -301,6 +301,41 @@ def test_idle_victims_go_at_once_and_busy_ones_when_they_are_done() -> None:
     assert play.unloaded(16, "c") == []
     assert play.leaves(17, "a1") == [evict("a", "b", "14.0GiB")]
     assert play.unloaded(18, "a") == [load("b", "big", size=22, waited=13)]
+
+
+def two_of_which_one_must_go() -> Play:
+    """`c` has been in use for longer than `d`; somebody overdue needs the memory of either."""
+    play = Play(tau_s=(0, 10, 1000), kappa=0, max_loaded=2)
+    play.arrives(0, "c1", "c", priority=LOW)
+    play.loaded(1, "c")
+    play.arrives(2, "d1", "d", priority=LOW)
+    play.loaded(3, "d")
+    return play
+
+
+def test_an_idle_model_goes_before_a_busy_one() -> None:
+    play = two_of_which_one_must_go()
+    play.leaves(4, "d1")
+    assert play.arrives(5, "e1", "e", priority=HIGH) == [evict("d", "e", "max_loaded=2", idle=1)]
+
+
+def test_a_busy_model_goes_before_one_that_somebody_waits_for() -> None:
+    play = two_of_which_one_must_go()
+    play.arrives(4, "c2", "c", priority=LOW)
+    play.arrives(5, "e1", "e", priority=HIGH)
+    assert play.leaves(6, "c1") == [forward("c2", 2)]
+    assert play.leaves(7, "d1") == [evict("d", "e", "max_loaded=2")]
+
+
+def test_an_idle_model_goes_as_soon_as_nobody_else_is_left_to_be_served_before() -> None:
+    play = Play(tau_s=(0, 10, 1000), kappa=0, max_loaded=2)
+    play.arrives(0, "c1", "c")
+    play.loaded(1, "c")
+    play.leaves(2, "c1")
+    play.arrives(3, "d1", "d", priority=LOW)
+    play.arrives(4, "huge", "huge", priority=HIGH)
+    # `d` had to serve one first. Now that one is being served, the idle need not stay.
+    assert play.loaded(5, "d") == [forward("d1", 2), evict("c", "huge", "max_loaded=2", idle=3)]
 
 
 # -------------------------------------------------------------------- memory on its way
@@ -424,6 +459,23 @@ def test_the_memory_of_one_is_not_taken_for_that_of_another() -> None:
     assert play.reads(8, 1) == [load("b", "big", size=22, free=free(1), waited=4)]
 
 
+def test_what_is_left_of_two_is_awaited_for_as_long_as_the_last_to_go() -> None:
+    play = Play(capacity=None, max_loaded=6)
+    play.reads(0, 1)
+    for at, model in enumerate(["c", "d"], 1):
+        play.arrives(at, model, model)
+        play.loaded(at + 0.5, model)
+        play.leaves(at + 0.5, model)
+        play.reads(at + 0.7, 1 + 4 * at)
+    play.arrives(4, "big", "b", size=22)
+    play.unloaded(5, "c")
+    play.unloaded(7, "d")
+    # One of the two is back; it may be either.
+    assert play.reads(8, 5) == []
+    assert play.wakes_at() == 12
+    assert play.ticks(12) == [load("b", "big", size=22, free=free(5), waited=8)]
+
+
 def test_what_is_being_loaded_does_not_hide_what_is_still_leaving() -> None:
     play = Play(capacity=None, max_loaded=6)
     play.reads(0, 0)
@@ -438,6 +490,22 @@ def test_what_is_being_loaded_does_not_hide_what_is_still_leaving() -> None:
     play.reads(4, 4)
     play.arrives(4, "a1", "a", size=18)
     assert play.loaded(4.5, "d") == [forward("d1", 1.5)]
+
+
+def test_what_did_not_come_back_while_something_was_loaded_is_booked_as_somebody_elses() -> None:
+    play = Play(capacity=None, max_loaded=6, recovery_s=2)
+    play.reads(0, 0)
+    play.arrives(0, "c1", "c")
+    play.loaded(1, "c")
+    play.reads(1, 4)
+    play.leaves(1, "c1")
+    play.released(2, "c")
+    play.unloaded(3, "c")
+    play.arrives(3, "d1", "d")
+    play.ticks(5)
+    play.arrives(6, "a1", "a", size=16)
+    # 4 of `c` that are still there, 4 of `d`, and 16 are more than 22.8.
+    assert play.loaded(7, "d") == [forward("d1", 4)]
 
 
 def test_what_others_take_counts_at_once() -> None:
@@ -970,6 +1038,17 @@ def test_max_loaded_is_one_figure_for_all_cards_of_an_upstream() -> None:
     play.leaves(2, "1")
     assert play.arrives(3, "2", "d", bins=("u/1",)) == [evict("c", "d", "max_loaded=1", idle=1)]
     assert play.unloaded(4, "c") == [load("d", "2", where="u/1", waited=1)]
+
+
+def test_a_bin_asks_its_own_before_those_of_another() -> None:
+    play = Play(bins={"u/0": "u", "u/1": "u"}, max_loaded=2)
+    play.arrives(0, "1", "c", bins=("u/1",))
+    play.loaded(1, "c", "u/1")
+    play.leaves(2, "1")
+    play.arrives(3, "2", "d", bins=("u/0",))
+    play.loaded(4, "d")
+    play.leaves(5, "2")
+    assert play.arrives(6, "3", "e", bins=("u/0",)) == [evict("d", "e", "max_loaded=2", idle=1)]
 
 
 def test_what_one_bin_is_promised_is_not_given_to_another() -> None:

@@ -113,6 +113,7 @@ class Told:
     reported_bytes: int
     parallel: int
     ready_at: float = 0.0
+    load_s: float = 0.0
     idle_since: float = 0.0
     served: int = 0
     owes: bool = False
@@ -150,10 +151,12 @@ class World:
         self.clients: dict[RequestId, Client] = {}
         self.told: dict[Key, Told] = {}
         self.gone_at: dict[Key, float] = {}
+        self.gone_bytes: dict[Key, int] = {}
         self.ghosts: list[Ghost] = []
         self.loads = 0
         self.calm = False
         self.closed = False
+        self.flood = self.random.random() < 0.15
         self.eldest: tuple[RequestId | None, float] = None, 0.0
         self.history: list[tuple[ev.Event, float, list[Command]]] = []
         self._draw()
@@ -168,6 +171,7 @@ class World:
             kappa=rng.choice([0.0, 0.5, 2.0]),
             queue_max_size=rng.choice([3, 1000, 1000]),
             keep_alive_s=rng.choice([3.0, 300.0]),
+            unread_recovery_s=rng.choice([0.0, 1.5]),
         )
         upstreams, cards = rng.choice([(1, 1), (1, 1), (1, 1), (1, 2), (2, 1)])
         self.ollamas = {
@@ -189,9 +193,17 @@ class World:
         self.parallel = rng.choice([1, 1, 2, 3])
         self.reading_s = rng.choice([0.25, 0.5, 1.0])
         self.service_max_s = rng.choice([1.0, 6.0])
+        if self.flood:
+            self._draw_flood()
         longest = max(model.load_s for model in self.models)
         largest = max(model.estimate_bytes for model in self.models)
         self.load_max_s = max(longest, 1.2 + largest / 3e9) + 1.0
+
+    def _draw_flood(self) -> None:
+        """One model is wanted without end, by more clients than it can serve, and one is not."""
+        self.policy = replace(self.policy, tau_s=(2.0, 8.0, 20.0), queue_max_size=1000)
+        self.models = [self._model(number, 9 * GIB) for number in (1, 2)]
+        self.service_max_s = 1.0
 
     def _card(self, bin_id: BinId, upstream: str) -> Card:
         rng = self.random
@@ -203,9 +215,9 @@ class World:
         bin_ = Bin(id=bin_id, upstream=upstream, capacity_bytes=capacity, cpu=rng.random() < 0.1)
         return Card(bin=bin_, total_bytes=total, live=live)
 
-    def _model(self, number: int) -> Model:
+    def _model(self, number: int, least_bytes: int = GIB) -> Model:
         rng = self.random
-        real = rng.randint(1, 14) * GIB + rng.randint(0, 1023) * MIB
+        real = rng.randint(least_bytes, 15 * GIB)
         if number == 0 and rng.random() < 0.3:
             real = 30 * GIB
         key = ModelKey(f"model-{number}")
@@ -240,7 +252,7 @@ class World:
 
     def run(self) -> None:
         """Live through an eventful time, then a calm one in which everybody must end."""
-        eventful_s = self.random.choice([20.0, 60.0])
+        eventful_s = 120.0 if self.flood else self.random.choice([20.0, 60.0])
         self._begin(eventful_s)
         self._advance(eventful_s)
         self._calm_down()
@@ -280,22 +292,30 @@ class World:
         for card in self.cards.values():
             if card.live:
                 self.soon(1.0, partial(self._read, card))
-                self.soon(5.0, partial(self._others_move, card))
-        number = 0
-        for _ in range(rng.randint(1, 6)):
-            start, favourite = rng.uniform(0.0, eventful_s), rng.choice(self.models)
-            for _ in range(rng.randint(1, 15)):
-                client = self._client(number, favourite)
-                number += 1
-                self.at(
-                    start + rng.expovariate(0.5),
-                    partial(self._arrive, client),
-                )
+                if not self.flood:
+                    self.soon(5.0, partial(self._others_move, card))
+        if self.flood:
+            self._begin_flood()
+            return
+        self._begin_bursts(eventful_s)
         faults = [self._die, self._outage, self._stranger, self._stop_one, self._release]
         for _ in range(rng.choice([0, 2, 6])):
             self.at(rng.uniform(0.0, eventful_s), rng.choice(faults))
         if rng.random() < 0.05:
             self.at(rng.uniform(0.0, eventful_s), self._close)
+
+    def _begin_flood(self) -> None:
+        for _ in range(self.parallel * len(self.cards) + self.random.randint(1, 4)):
+            self._send(self.models[0])
+        self.soon(40.0, partial(self._send, self.models[1]))
+
+    def _begin_bursts(self, eventful_s: float) -> None:
+        rng = self.random
+        for _ in range(rng.randint(1, 6)):
+            start, favourite = rng.uniform(0.0, eventful_s), rng.choice(self.models)
+            for _ in range(rng.randint(1, 15)):
+                model = favourite if rng.random() < 0.5 else rng.choice(self.models)
+                self.at(start + rng.expovariate(0.5), partial(self._send, model))
 
     def _calm_down(self) -> None:
         self.calm = True
@@ -309,11 +329,13 @@ class World:
 
     # ---------------------------------------------------------------- clients
 
-    def _client(self, number: int, favourite: Model) -> Client:
+    def _send(self, model: Model) -> None:
+        self._arrive(self._client(len(self.clients), model))
+
+    def _client(self, number: int, model: Model) -> Client:
         rng = self.random
-        model = favourite if rng.random() < 0.5 else rng.choice(self.models)
         launch, num_ctx = Launch(), AUTO_CTX
-        if rng.random() < 0.15:
+        if rng.random() < 0.15 and not self.flood:
             launch, num_ctx = rng.choice(
                 [(Launch(num_ctx=WIDE_CTX), WIDE_CTX), (Launch(num_gpu=0), AUTO_CTX)]
             )
@@ -366,6 +388,8 @@ class World:
                 told.running.remove(client.request.id)
                 told.idle_since = self.now
         self.tell(ev.Left(id=client.request.id))
+        if self.flood and not self.calm and client.request.model == self.models[0].key:
+            self.at(self.now, partial(self._send, self.models[0]))
 
     # ---------------------------------------------------------------- cards
 
@@ -481,8 +505,7 @@ class World:
         return self.ollamas[self.cards[key[0]].bin.upstream]
 
     def _told_gone(self, key: Key) -> None:
-        del self.told[key]
-        self.gone_at[key] = self.now
+        self.gone_at[key], self.gone_bytes[key] = self.now, self.told.pop(key).bytes
         for ghost in self.ghosts:
             if ghost.key == key:
                 ghost.told_at = min(ghost.told_at, self.now)
@@ -602,6 +625,9 @@ class World:
 
     def tell(self, event: ev.Event) -> None:
         """Hand an event over, do what is commanded, and judge."""
+        wake = self.machine.next_wakeup()
+        if self.seed % 10 == 2 and (wake is None or wake > self.now):
+            assert self.machine.handle(ev.Ticked(), self.now) == [], "it should have woken before"
         commands = self.machine.handle(event, self.now)
         self.history.append((event, self.now, list(commands)))
         wake = self.machine.next_wakeup()
@@ -697,6 +723,7 @@ class World:
         told = self.told[key]
         match outcome:
             case ev.Loaded():
+                told.load_s = self.now - told.since
                 told.state, told.since = "ready", self.now
                 told.ready_at = told.idle_since = self.now
                 told.owes = client.state == "waiting"
@@ -715,6 +742,10 @@ class World:
         assert told.state == "ready", f"unload of a runner that is {told.state}"
         assert not told.running, "unload of a busy runner"
         assert not told.owes, "unloaded before it served anybody"
+        if any(self._home(key, told, request) for request in self._waiting()):
+            turn_s = self.policy.kappa * told.load_s
+            assert told.served, "unloaded before it served anybody, and somebody waits for it"
+            assert self.now >= told.ready_at + turn_s, "unloaded before it had its turn"
         assert ollama.heard, "unload at an upstream that is away"
         assert not self.closed, "unload after closing"
         told.state, told.since = "unloading", self.now
@@ -793,12 +824,17 @@ class World:
         assert client.state == "waiting", "loaded for nobody"
         assert not any(told.state == "loading" for told in beside.values()), "two loads at once"
         assert not any(k[1] == command.model for k in beside), "it is there already"
+        assert not any(
+            told.state in ("loading", "ready") and self._suits(k, told, client.request)
+            for k, told in self.told.items()
+        ), "loaded twice for one request"
         assert len(beside) < ollama.upstream.max_loaded, "Ollama would evict: too many"
         here = {k: told for k, told in beside.items() if k[0] == command.bin}
         ghosts = [g for g in self.ghosts if g.key[0] == command.bin and card.live]
         need = client.request.needs[command.bin]
         known_bytes = self._known_bytes(card, here, ghosts)
         if not here and need.footprint_bytes + known_bytes > card.limit_bytes:
+            assert card.live or not self._unread(card), "nobody had time to give memory back"
             for ghost in ghosts:
                 held = min(ghost.held_bytes, ghost.read_bytes) > NOISE_BYTES
                 awaited = self.now < ghost.told_at + self.policy.recovery_s
@@ -816,13 +852,27 @@ class World:
             self._judge_eighty_percent(need, card, here)
 
     def _known_bytes(self, card: Card, here: dict[Key, Told], ghosts: list[Ghost]) -> int:
-        known = min(card.foreign_bytes, card.foreign_read_bytes) if card.live else 0
+        known = min(card.foreign_bytes, card.foreign_read_bytes)
+        if not card.live:
+            known = sum(self.gone_bytes[key] for key in self._unread(card))
         for process in self._processes(card.bin.upstream):
             if process.key[0] == card.bin.id:
                 told = here.get(process.key)
                 told_bytes = 0 if told is None else told.bytes
                 known += min(process.held_bytes, max(process.read_bytes, told_bytes))
         return known + sum(min(ghost.held_bytes, ghost.read_bytes) for ghost in ghosts)
+
+    def _unread(self, card: Card) -> list[Key]:
+        """Whose memory is on its way back to a card that nobody reads."""
+        time_s = 0.0 if card.bin.cpu else self.policy.unread_recovery_s
+        return [
+            key
+            for key, at in self.gone_at.items()
+            if key not in self.told
+            and key[0] == card.bin.id
+            and self.gone_bytes[key]
+            and self.now < at + time_s
+        ]
 
     def _judge_eighty_percent(self, need: Need, card: Card, here: dict[Key, Told]) -> None:
         total = card.total_bytes if card.live else card.limit_bytes
@@ -851,9 +901,11 @@ class World:
                 told.owes = False
 
     def _home(self, key: Key, told: Told, request: Request) -> bool:
+        return told.state == "ready" and self._suits(key, told, request)
+
+    def _suits(self, key: Key, told: Told, request: Request) -> bool:
         return (
-            told.state == "ready"
-            and key[0] in request.needs
+            key[0] in request.needs
             and key[1] == request.model
             and self._upstream_of(key).heard
             and self._fits_options(told, request, key[0])
@@ -921,6 +973,8 @@ class World:
             for key, at in self.gone_at.items()
             if self._upstream_of(key) is ollama
         ):
+            return "memory on its way back"
+        if not self.cards[bin_id].live and self._unread(self.cards[bin_id]):
             return "memory on its way back"
         for key, told in there.items():
             if told.running:

@@ -160,9 +160,7 @@ class Machine:
 
     def _slot_at_once(self, request: Request) -> bool:
         return any(
-            len(runner.running) < runner.parallel
-            and not self.is_wanted(runner)
-            and not self.is_draining(runner)
+            len(runner.running) < runner.parallel and not self.is_draining(runner)
             for runner in self._homes_of(request)
         )
 
@@ -260,9 +258,12 @@ class Machine:
                 others = [other for other in self._in_bin(event.bin) if other is not runner]
                 if memory_is_back(runner, books, others):
                     del self.runners[runner.bin.id, runner.model]
-                    # What came back was this one's: the others are awaited from here.
+                    # Nobody can tell whose memory came back; the rest is awaited from here,
+                    # and for as long as that of the last to go.
                     for other in others:
                         other.used_before_bytes = event.used_bytes
+                        if other.state is RunnerState.LEAVING:
+                            other.since = max(other.since, runner.since)
                 runner.last_used_bytes = event.used_bytes
 
     def _observed(self, event: ev.Observed) -> None:
@@ -410,7 +411,7 @@ class Machine:
     def _plan(self) -> None:
         """Decide whose model each bin loads next, and who makes room for it."""
         self.plans = {}
-        undecided = [books for books in self.books.values() if self._may_load(books.bin)]
+        undecided = [books for books in self.books.values() if self._open(books.bin)]
         order = self.line.in_order(self.now)
         homeless = [r for r in order if self.home_of(r) is None and not self._loads_for(r)]
         for request in self._one_of_each(homeless):
@@ -420,10 +421,6 @@ class Machine:
             else:
                 self._decide(request, here, elders=None)
             undecided = [books for books in undecided if books.bin.id not in self.plans]
-
-    def _may_load(self, bin_: Bin) -> bool:
-        loading = self.loading(bin_.upstream)
-        return self._open(bin_) and (loading is None or loading.bin.id != bin_.id)
 
     def _decide(
         self, request: Request, here: Sequence[Books], *, elders: Sequence[Request] | None
@@ -563,6 +560,7 @@ class Machine:
     def _make_room(self, plan: Plan, books: Books) -> None:
         request, bin_ = plan.request, books.bin
         if self.loading(bin_.upstream):
+            # Victims already serve nobody new; they go when the load is over.
             return
         for runner in plan.victims:
             # The same runner may make room for several.
@@ -654,11 +652,11 @@ class Machine:
         )
 
     def _may_expire(self, runner: Runner) -> bool:
+        # Whoever wanted it has a slot by now, or somebody overdue takes its memory anyhow.
         return (
             runner.resident
             and runner.idle
             and self._open(runner.bin)
-            and not self.is_wanted(runner)
             and not self.loading(runner.bin.upstream)
         )
 
