@@ -410,6 +410,21 @@ def test_on_a_card_that_nobody_reads_memory_is_given_time_to_come_back() -> None
     assert play.ticks(6.5) == [load("b", "b1", waited=2.5)]
 
 
+def test_a_model_may_come_back_before_its_memory_did_where_there_is_room_for_both() -> None:
+    play = Play(max_loaded=1)
+    play.reads(0, used=0.0)
+    play.arrives(0, "c1", "c")
+    play.loaded(2, "c")
+    play.reads(2, used=6.0)
+    play.leaves(3, "c1")
+    assert play.arrives(4, "d1", "d") == [evict("c", "d", "max_loaded=1", idle=1)]
+    play.unloaded(5, "c")
+    play.loaded(6, "d")
+    assert play.arrives(7, "c2", "c") == []
+    assert play.leaves(8, "d1") == [evict("d", "c", "max_loaded=1")]
+    assert play.unloaded(9, "d") == [load("c", "c2", free=18.0, alone=False, waited=2)]
+
+
 def test_main_memory_is_back_with_the_process() -> None:
     play = Play(cpu=True, unread_recovery_s=1.5)
     play.arrives(0, "a1", "a")

@@ -366,13 +366,16 @@ class Machine:
                 self._unload(runner, Expired(idle_s=idle_s, keep_alive_s=runner.keep_alive_s))
 
     def _stop_awaiting_memory(self) -> None:
-        for key, runner in list(self.runners.items()):
+        for runner in list(self.runners.values()):
             if runner.state is RunnerState.LEAVING and self.now >= self._awaited_until(runner):
-                # What is missing is somebody else's; what is being loaded explains none of it.
-                del self.runners[key]
-                here = self._in_bin(runner.bin.id)
-                in_place = (r for r in here if r.state is not RunnerState.LOADING)
-                self.books[runner.bin.id].cover(in_place)
+                self._forget(runner)
+
+    def _forget(self, runner: Runner) -> None:
+        """Await its memory no longer: what is missing of it is somebody else's."""
+        del self.runners[runner.bin.id, runner.model]
+        # What is being loaded explains none of it.
+        here = self._in_bin(runner.bin.id)
+        self.books[runner.bin.id].cover(r for r in here if r.state is not RunnerState.LOADING)
 
     def _awaited_until(self, runner: Runner) -> float:
         if runner.used_before_bytes is not None:
@@ -577,8 +580,11 @@ class Machine:
             for runner in self._on_upstream(bin_)
             if runner.bin.id == bin_.id or runner.state is not RunnerState.LEAVING
         ]
-        still_here = any(runner.model == request.model for runner in present)
-        if plan.victims or still_here or self._lacking(request, books, present) is not None:
+        still_listed = any(
+            runner.model == request.model and runner.state is not RunnerState.LEAVING
+            for runner in present
+        )
+        if plan.victims or still_listed or self._lacking(request, books, present) is not None:
             return
         self._load(request, books)
 
@@ -591,6 +597,10 @@ class Machine:
         )
 
     def _load(self, request: Request, books: Books) -> None:
+        leaving = self.runners.get((books.bin.id, request.model))
+        if leaving is not None:
+            # There is room for both: nobody has to wait until it is seen back.
+            self._forget(leaving)
         present = self._in_bin(books.bin.id)
         need = request.needs[books.bin.id]
         self._commands.append(
