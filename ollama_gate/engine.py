@@ -57,16 +57,20 @@ class Engine:
     async def unload(self, command: Unload) -> bool:
         """Ask a model to go until it is no longer listed; false if the upstream went instead."""
         try:
-            while True:
-                await self._ollama.unload(command.name)
-                if await self._seen_gone(command.model):
-                    return True
-        except UpstreamRefusedError as error:
-            # The name is unknown by now: deleted while it was loaded. Its timer ends it.
-            _engine.warning("unload refused", model=command.name, reason=error.text)
-            return False
+            await self._ask_to_go(command.name)
+            while not await self._seen_gone(command.model):
+                await self._ask_to_go(command.name)
         except UpstreamError:
             return False
+        return True
+
+    async def _ask_to_go(self, name: str) -> None:
+        try:
+            await self._ollama.unload(name)
+        except UpstreamRefusedError as error:
+            # Deleted while it was loaded: Ollama keeps it and knows no such name any more. It goes
+            # when it is pulled again or Ollama ends; until then it takes its memory.
+            _engine.warning("unload refused", model=name, reason=error.text)
 
     async def _seen_gone(self, model: ModelKey) -> bool:
         loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ It states what it needs of an upstream (`Engine`) and of a card (`Meter`); whate
 
 import asyncio
 import contextlib
+import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
         self._answers = {name: asyncio.Event() for name in engines}
         self._healthy: dict[str, bool | None] = dict.fromkeys(engines)
+        self._lost_at = dict.fromkeys(engines, -math.inf)
         self._nudges = {name: asyncio.Event() for name in engines}
         self._changed = asyncio.Event()
         self._quiet = asyncio.Event()
@@ -358,7 +360,7 @@ class Gate:
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _scheduler.error("a task of the gate failed", error=repr(error), exc_info=error)
+            _failed(error)
 
     def _engine_of(self, bin_id: BinId) -> tuple[str, Engine]:
         upstream = self._machine.books[bin_id].bin.upstream
@@ -367,7 +369,12 @@ class Gate:
     async def _carry_out_load(self, command: Load) -> None:
         upstream, engine = self._engine_of(command.bin)
         began = asyncio.get_running_loop().time()
-        outcome = await engine.load(command)
+        outcome: ev.Loaded | ev.LoadFailed | ev.Interrupted
+        try:
+            outcome = await engine.load(command)
+        except Exception as error:  # noqa: BLE001  a load without an end would block its bin for ever
+            _failed(error)
+            outcome = ev.LoadFailed(status=500, text=f"the gate could not load it: {error!r}")
         took_s = asyncio.get_running_loop().time() - began
         match outcome:
             case ev.Loaded():
@@ -384,7 +391,11 @@ class Gate:
 
     async def _carry_out_unload(self, command: Unload) -> None:
         upstream, engine = self._engine_of(command.bin)
-        gone = await engine.unload(command)
+        try:
+            gone = await engine.unload(command)
+        except Exception as error:  # noqa: BLE001  nor may an unload be without an end
+            _failed(error)
+            gone = False
         _engine.info("unloaded" if gone else "unload not seen", model=command.name)
         if not gone:
             self._upstream_lost(upstream, "it stopped answering during an unload")
@@ -392,7 +403,10 @@ class Gate:
 
     async def _watch(self, upstream: str) -> None:
         while True:
-            await self._look(upstream)
+            try:
+                await self._look(upstream)
+            except Exception as error:  # noqa: BLE001  who stops looking is blind for ever
+                _failed(error)
             pause_s = WATCH_S if self._answers[upstream].is_set() else WATCH_AWAY_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
@@ -406,6 +420,9 @@ class Gate:
         except UpstreamError as error:
             self._upstream_lost(upstream, str(error))
             return
+        if asked_at < self._lost_at[upstream]:
+            # It was given before the upstream went, and only read afterwards.
+            return
         self._answers[upstream].set()
         if not self._healthy[upstream]:
             names = ", ".join(resident.name for resident in residents) or "nothing"
@@ -415,7 +432,13 @@ class Gate:
 
     def _upstream_lost(self, upstream: str, reason: str) -> None:
         self._tell(ev.UpstreamLost(upstream=upstream))
+        self._lost_at[upstream] = asyncio.get_running_loop().time()
         self._answers[upstream].clear()
         if self._healthy[upstream] is not False:
             _monitor.warning("upstream does not answer; waiting for it", reason=reason)
         self._healthy[upstream] = False
+
+
+def _failed(error: BaseException) -> None:
+    """A fault of the gate's own, at the top of one of its tasks."""
+    _scheduler.error("a task of the gate failed", error=repr(error), exc_info=error)

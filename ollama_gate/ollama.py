@@ -210,7 +210,7 @@ class Ollama:
 def _read(status: int, text: str) -> Mapping[str, Any]:
     try:
         answer = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise UpstreamRefusedError(status, text[:200] or "empty answer")

@@ -63,7 +63,7 @@ class Registry:
 
     def forget(self) -> None:
         """A name may mean another model from now on."""
-        self._known.clear()
+        self._known = {}
 
     def known(self) -> list[dict[str, Any]]:
         """Each model that was asked for: its footprint with its own options, and the source."""
@@ -89,17 +89,24 @@ class Registry:
             UpstreamGoneError: there is no answer, and nothing was known before.
         """
         key = _key(name)
-        async with self._asking.setdefault(key, asyncio.Lock()):
-            now = asyncio.get_running_loop().time()
-            known = self._known.get(key)
-            if known is None or now - known.asked_at > FRESH_S:
-                known = await self._ask(name, known, now)
-                if known is None:
-                    self._known.pop(key, None)
-                else:
-                    self._known[key] = known
-        self._asking.pop(key, None)
+        try:
+            async with self._asking.setdefault(key, asyncio.Lock()):
+                known = await self._fresh(name, key)
+        finally:
+            self._asking.pop(key, None)
         return known.facts if known else None
+
+    async def _fresh(self, name: str, key: str) -> _Known | None:
+        now = asyncio.get_running_loop().time()
+        memory, known = self._known, self._known.get(key)
+        if known is None or now - known.asked_at > FRESH_S:
+            known = await self._ask(name, known, now)
+            if known is None:
+                memory.pop(key, None)
+            else:
+                # Into the memory of when it was asked: `forget` may have come in between.
+                memory[key] = known
+        return known
 
     async def _ask(self, name: str, before: _Known | None, now: float) -> _Known | None:
         try:

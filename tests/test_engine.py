@@ -1,0 +1,305 @@
+"""Loads and unloads on a simulated Ollama, and how each is said to have ended."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+import pytest
+
+from ollama_gate import engine as rooms
+from ollama_gate.config import Config, UpstreamConfig
+from ollama_gate.engine import Engine
+from ollama_gate.errors import UpstreamGoneError
+from ollama_gate.ollama import Ollama
+from ollama_gate.registry import Registry
+from ollama_gate.scheduler.commands import Expired, Load, Unload
+from ollama_gate.scheduler.events import Interrupted, Loaded, LoadFailed
+from ollama_gate.scheduler.types import Bin, BinId, Launch, ModelKey, RequestId
+from ollama_gate.simulator import Model, SimulatedOllama
+from ollama_gate.simulator.refs import parse_name
+from tests.conftest import MakeOllama
+
+SMALL, EMBEDDER = "llama3.2:1b", "nomic-embed-text"
+HERE = BinId("local/0")
+LIMIT_S = 5.0
+
+Client = TypeVar("Client", bound=Ollama)
+
+
+class Upstream(Ollama):
+    """Counts how often a model was asked to go, and may be too busy to hear it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked_to_go = 0
+        self.deaf_for = 0
+        self.asked = asyncio.Condition()
+
+    async def unload(self, name: str) -> None:
+        async with self.asked:
+            self.asked_to_go += 1
+            self.asked.notify_all()
+        if self.asked_to_go > self.deaf_for:
+            await super().unload(name)
+
+    async def until_asked(self, times: int) -> None:
+        async with asyncio.timeout(LIMIT_S), self.asked:
+            await self.asked.wait_for(lambda: self.asked_to_go >= times)
+
+
+@contextlib.asynccontextmanager
+async def opened(client: Client) -> AsyncIterator[Client]:
+    await client.open()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+async def upstream(ollama: SimulatedOllama) -> AsyncIterator[Upstream]:
+    async with opened(Upstream(ollama.url)) as upstream:
+        yield upstream
+
+
+def registry_of(upstream: Ollama) -> Registry:
+    config = Config(upstream=UpstreamConfig(url=upstream.url, context_length=4096))
+    return Registry(ollama=upstream, config=config, bins=(Bin(id=HERE, upstream="local"),))
+
+
+@pytest.fixture
+def registry(upstream: Upstream) -> Registry:
+    return registry_of(upstream)
+
+
+@pytest.fixture
+def engine(upstream: Upstream, registry: Registry) -> Engine:
+    return Engine(upstream, registry, keep_alive_s=90.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "ASK_AGAIN_S", 0.05)
+
+
+async def key_of(registry: Registry, name: str) -> ModelKey:
+    facts = await registry.facts(name)
+    assert facts is not None
+    return facts.key
+
+
+async def load(
+    engine: Engine, registry: Registry, name: str = SMALL, num_ctx: int | None = None
+) -> Loaded | LoadFailed | Interrupted:
+    command = Load(
+        bin=HERE,
+        model=await key_of(registry, name),
+        name=name,
+        launch=Launch(num_ctx=num_ctx),
+        footprint_bytes=1,
+        free_bytes=None,
+        alone=True,
+        for_request=RequestId("r"),
+        waited_s=0.0,
+    )
+    async with asyncio.timeout(LIMIT_S):
+        return await engine.load(command)
+
+
+async def unload(engine: Engine, registry: Registry, name: str = SMALL) -> bool:
+    reason = Expired(idle_s=1.0, keep_alive_s=1.0)
+    model = await key_of(registry, name)
+    async with asyncio.timeout(LIMIT_S):
+        return await engine.unload(Unload(bin=HERE, model=model, name=name, reason=reason))
+
+
+# ------------------------------------------------------------------------------- loads
+
+
+async def test_a_chat_model_is_loaded_for_ever_with_its_options(
+    engine: Engine, registry: Registry, upstream: Upstream, ollama: SimulatedOllama
+) -> None:
+    ended = await load(engine, registry, num_ctx=8192)
+    (seen,) = await engine.residents()
+    assert ended == Loaded(
+        footprint_bytes=seen.footprint_bytes, reported_bytes=seen.reported_bytes, num_ctx=8192
+    )
+    assert ollama.loaded() == [SMALL]
+    (line,) = await upstream.residents()
+    assert line["expires_at"] > "2100"
+
+
+async def test_an_embedding_model_is_loaded_as_well(
+    engine: Engine, registry: Registry, ollama: SimulatedOllama
+) -> None:
+    assert isinstance(await load(engine, registry, EMBEDDER), Loaded)
+    assert ollama.loaded() == [f"{EMBEDDER}:latest"]
+
+
+async def test_the_other_models_that_are_resident_are_not_taken_for_it(
+    engine: Engine, registry: Registry
+) -> None:
+    small = await load(engine, registry, SMALL)
+    large = await load(engine, registry, "llama3.1:8b")
+    assert isinstance(small, Loaded)
+    assert isinstance(large, Loaded)
+    assert small.reported_bytes is not None
+    assert large.reported_bytes is not None
+    assert large.reported_bytes > 2 * small.reported_bytes
+
+
+async def test_a_failed_load_is_told_in_ollamas_words(
+    engine: Engine, registry: Registry, ollama: SimulatedOllama
+) -> None:
+    text = "llama-server process has terminated: exit status 1: bad magic"
+    ollama.faults.fail_load(SMALL, text)
+    assert await load(engine, registry) == LoadFailed(status=500, text=text)
+
+
+async def test_a_model_that_was_deleted_meanwhile_fails_to_load(
+    engine: Engine, registry: Registry, ollama: SimulatedOllama
+) -> None:
+    await key_of(registry, SMALL)
+    delete(ollama)
+    ended = await load(engine, registry)
+    assert ended == LoadFailed(status=404, text=f"model '{SMALL}' not found")
+
+
+class Forgetful(Ollama):
+    """Says that a load went well, and nothing is there."""
+
+    async def load(self, name: str, launch: Launch, *, embedding: bool, keep_alive: str) -> None:
+        pass
+
+
+async def test_a_load_of_which_nothing_is_seen_has_failed(ollama: SimulatedOllama) -> None:
+    async with opened(Forgetful(ollama.url)) as forgetful:
+        registry = registry_of(forgetful)
+        ended = await load(Engine(forgetful, registry, keep_alive_s=1.0), registry)
+    text = f"{SMALL} was loaded, but is not listed by /api/ps"
+    assert ended == LoadFailed(status=500, text=text)
+
+
+async def test_a_load_is_interrupted_when_the_upstream_dies_under_it(
+    make_ollama: MakeOllama,
+) -> None:
+    ollama, large = await make_ollama(speed=1.0), "llama3.3:70b"
+    async with opened(Ollama(ollama.url)) as upstream:
+        registry = registry_of(upstream)
+        engine = Engine(upstream, registry, keep_alive_s=1.0)
+        loading = asyncio.create_task(load(engine, registry, large))
+        async with asyncio.timeout(LIMIT_S):
+            while ollama.loading() is None:
+                await upstream.residents()
+        await ollama.go_down()
+        assert await loading == Interrupted()
+        assert await load(engine, registry, large) == Interrupted()
+
+
+# ------------------------------------------------------------------------------- unloads
+
+
+async def test_an_unload_ends_when_the_model_is_listed_no_more(
+    engine: Engine, registry: Registry, upstream: Upstream
+) -> None:
+    await load(engine, registry)
+    assert await unload(engine, registry) is True
+    assert await upstream.residents() == []
+    assert upstream.asked_to_go == 1
+
+
+async def test_an_embedding_model_goes_as_well(
+    engine: Engine, registry: Registry, ollama: SimulatedOllama
+) -> None:
+    await load(engine, registry, EMBEDDER)
+    assert await unload(engine, registry, EMBEDDER) is True
+    assert ollama.loaded() == []
+
+
+async def test_what_else_is_resident_stays(
+    engine: Engine, registry: Registry, ollama: SimulatedOllama
+) -> None:
+    await load(engine, registry, SMALL)
+    await load(engine, registry, EMBEDDER)
+    assert await unload(engine, registry, SMALL) is True
+    assert ollama.loaded() == [f"{EMBEDDER}:latest"]
+
+
+async def test_what_is_not_there_any_more_is_gone(engine: Engine, registry: Registry) -> None:
+    assert await unload(engine, registry) is True
+
+
+async def test_a_model_that_stays_is_asked_to_go_again(
+    engine: Engine, registry: Registry, upstream: Upstream, impatient: None
+) -> None:
+    await load(engine, registry)
+    upstream.deaf_for = 1
+    assert await unload(engine, registry) is True
+    assert upstream.asked_to_go == 2
+
+
+async def test_an_unload_is_not_seen_when_the_upstream_goes_instead(
+    engine: Engine, registry: Registry, upstream: Upstream, ollama: SimulatedOllama
+) -> None:
+    await load(engine, registry)
+    upstream.deaf_for = 9
+    unloading = asyncio.create_task(unload(engine, registry))
+    await upstream.until_asked(1)
+    await ollama.go_down()
+    assert await unloading is False
+    upstream.deaf_for = 0
+    assert await unload(engine, registry) is False
+
+
+async def test_a_model_deleted_while_it_is_loaded_is_asked_to_go_until_it_does(
+    engine: Engine,
+    registry: Registry,
+    upstream: Upstream,
+    ollama: SimulatedOllama,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await load(engine, registry)
+    manifest = delete(ollama)
+    unloading = asyncio.create_task(unload(engine, registry))
+    await upstream.until_asked(2)
+    assert "unload refused" in caplog.text
+    assert not unloading.done()
+    ollama._catalog._models[manifest.full_name] = manifest
+    assert await unloading is True
+
+
+# ------------------------------------------------------------------------------- the rest
+
+
+async def test_what_expires_again_is_not_loaded_again(
+    engine: Engine, registry: Registry, upstream: Upstream, ollama: SimulatedOllama
+) -> None:
+    for name in (SMALL, EMBEDDER):
+        await load(engine, registry, name, num_ctx=1024)
+        await engine.let_expire(name, Launch(num_ctx=1024))
+    assert ollama.counters.loads == 2
+    assert [line["expires_at"] < "2100" for line in await upstream.residents()] == [True, True]
+
+
+async def test_what_may_idle_for_ever_is_left_as_it_is(
+    upstream: Upstream, registry: Registry, ollama: SimulatedOllama
+) -> None:
+    engine = Engine(upstream, registry, keep_alive_s=math.inf)
+    await load(engine, registry)
+    await engine.let_expire(SMALL, Launch())
+    (line,) = await upstream.residents()
+    assert line["expires_at"] > "2100"
+
+
+async def test_who_is_away_has_no_residents(engine: Engine, ollama: SimulatedOllama) -> None:
+    await ollama.go_down()
+    with pytest.raises(UpstreamGoneError):
+        await engine.residents()
+
+
+def delete(ollama: SimulatedOllama) -> Model:
+    """Take the small model from an Ollama's disk; its runner stays."""
+    return ollama._catalog._models.pop(parse_name(SMALL))

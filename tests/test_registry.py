@@ -1,0 +1,420 @@
+"""What is known of a simulated Ollama's models, and what requests and runners come to with it."""
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeVar
+
+import pytest
+from msgspec import structs
+
+from ollama_gate import registry as rooms
+from ollama_gate.config import Config, ModelConfig, UpstreamConfig
+from ollama_gate.errors import UpstreamGoneError, UpstreamRefusedError
+from ollama_gate.footprint import PROCESS_BYTES, Facts
+from ollama_gate.ollama import Ollama
+from ollama_gate.registry import Registry
+from ollama_gate.scheduler.events import Resident
+from ollama_gate.scheduler.types import Bin, BinId, Launch, Priority, Request, RequestId
+from ollama_gate.simulator import Settings, SimulatedOllama, select
+from ollama_gate.simulator.refs import parse_name
+from ollama_gate.wire import Ask
+from tests.conftest import MakeOllama
+
+GIB = 2**30
+
+Client = TypeVar("Client", bound=Ollama)
+
+SMALL, EMBEDDER = "llama3.2:1b", "nomic-embed-text"
+SPELLINGS = ["llama3.2:1b", "LLAMA3.2:1b", "library/llama3.2:1B", "llama3.2:1b:local"]
+
+CARD = Bin(id=BinId("local/0"), upstream="local")
+CPU = Bin(id=BinId("local/cpu"), upstream="local", cpu=True)
+
+
+class CountingOllama(Ollama):
+    """Remembers for which names it was asked to show something."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.shown: list[str] = []
+        self.asked = asyncio.Event()
+
+    async def show(self, name: str) -> Mapping[str, Any] | None:
+        self.shown.append(name)
+        self.asked.set()
+        return await super().show(name)
+
+
+@contextlib.asynccontextmanager
+async def opened(client: Client) -> AsyncIterator[Client]:
+    await client.open()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+async def client(ollama: SimulatedOllama) -> AsyncIterator[CountingOllama]:
+    async with opened(CountingOllama(ollama.url)) as client:
+        yield client
+
+
+def registry_of(client: Ollama, *, bin_: Bin = CARD, **changes: Any) -> Registry:
+    config = Config(upstream=UpstreamConfig(url=client.url, context_length=4096))
+    return Registry(ollama=client, config=structs.replace(config, **changes), bins=(bin_,))
+
+
+@pytest.fixture
+def registry(client: CountingOllama) -> Registry:
+    return registry_of(client)
+
+
+async def known(registry: Registry, name: str) -> Facts:
+    facts = await registry.facts(name)
+    assert facts is not None
+    return facts
+
+
+async def asked(
+    registry: Registry,
+    name: str = SMALL,
+    *,
+    priority: Priority | None = None,
+    keep_alive_s: float | None = None,
+    **options: Any,
+) -> Request:
+    """What a request for a model comes to."""
+    ask = Ask(
+        model=name,
+        launch_options=Launch(**options),
+        keep_alive_s=keep_alive_s,
+        empty=False,
+        stream=True,
+        needs=frozenset({"completion"}),
+        body=b"",
+    )
+    facts = await known(registry, name)
+    return registry.request(
+        RequestId("r"), ask, facts, priority=priority, client="me", arrived_at=7.0
+    )
+
+
+async def load(client: Ollama, name: str = SMALL, **options: Any) -> None:
+    embedding = name == EMBEDDER
+    await client.load(name, Launch(**options), embedding=embedding, keep_alive="-1s")
+
+
+async def resident(registry: Registry) -> Resident:
+    """The only one."""
+    (only,) = await registry.residents()
+    return only
+
+
+# ------------------------------------------------------------------------------- facts
+
+
+async def test_a_model_is_asked_for_once_whatever_its_spelling(
+    registry: Registry, client: CountingOllama
+) -> None:
+    keys = {(await known(registry, name)).key for name in SPELLINGS}
+    assert len(keys) == 1
+    assert client.shown == [SMALL]
+
+
+async def test_facts_are_those_of_show_and_tags(
+    registry: Registry, ollama: SimulatedOllama
+) -> None:
+    (model,) = select([SMALL])
+    facts = await known(registry, SMALL)
+    assert facts.size_bytes == model.disk_bytes
+    assert facts.key in model.blob_path
+    assert "completion" in facts.capabilities
+    assert facts.context_length == model.shape.train_context
+    assert (await known(registry, EMBEDDER)).pooling is True
+
+
+async def test_many_who_ask_at_once_cause_one_question(
+    registry: Registry, client: CountingOllama
+) -> None:
+    facts = await asyncio.gather(*(registry.facts(name) for name in SPELLINGS * 5))
+    assert facts.count(facts[0]) == 20
+    assert len(client.shown) == 1
+    assert registry._asking == {}
+
+
+async def test_an_answer_is_believed_for_a_while_only(
+    registry: Registry, client: CountingOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await known(registry, SMALL)
+    monkeypatch.setattr(rooms, "FRESH_S", -1.0)
+    await known(registry, SMALL)
+    assert len(client.shown) == 2
+
+
+async def test_what_was_forgotten_is_asked_for_again(
+    registry: Registry, client: CountingOllama
+) -> None:
+    await known(registry, SMALL)
+    registry.forget()
+    assert registry.known() == []
+    await known(registry, SMALL)
+    assert len(client.shown) == 2
+
+
+async def test_an_answer_from_before_a_pull_is_not_remembered_after_it(
+    registry: Registry, client: CountingOllama
+) -> None:
+    asking = asyncio.create_task(registry.facts(SMALL))
+    await asyncio.wait_for(client.asked.wait(), 5)
+    registry.forget()
+    assert await asking is not None
+    assert registry.known() == []
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "", "a b", "../x", "llama3.2"])
+async def test_a_model_that_ollama_does_not_know_is_none(registry: Registry, name: str) -> None:
+    assert await registry.facts(name) is None
+    assert registry.known() == []
+
+
+async def test_a_model_that_is_deleted_is_known_no_more(
+    registry: Registry, ollama: SimulatedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await known(registry, SMALL)
+    delete(ollama, SMALL)
+    monkeypatch.setattr(rooms, "FRESH_S", -1.0)
+    assert await registry.facts(SMALL) is None
+    assert registry.known() == []
+
+
+async def test_what_was_known_is_believed_while_the_upstream_is_away(
+    registry: Registry, ollama: SimulatedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await known(registry, SMALL)
+    monkeypatch.setattr(rooms, "FRESH_S", -1.0)
+    await ollama.go_down()
+    assert await registry.facts(SMALL) == before
+    with pytest.raises(UpstreamGoneError):
+        await registry.facts(EMBEDDER)
+    assert registry._asking == {}
+    await ollama.come_back()
+    assert await registry.facts(SMALL) == before
+    assert await registry.facts(EMBEDDER) is not None
+
+
+class TaglessOllama(Ollama):
+    """One whose list of models is somebody else's."""
+
+    async def tags(self) -> list[Mapping[str, Any]]:
+        raise UpstreamRefusedError(404, "404 page not found")
+
+
+async def test_without_a_list_of_models_a_size_is_missing_and_nothing_else(
+    ollama: SimulatedOllama,
+) -> None:
+    async with opened(TaglessOllama(ollama.url)) as client:
+        facts = await known(registry_of(client), SMALL)
+    assert facts.context_length == 131072
+
+
+# ------------------------------------------------------------------------------- requests
+
+
+async def test_a_request_says_what_it_needs_and_by_which_name(registry: Registry) -> None:
+    wanted = await asked(registry, "LLAMA3.2:1b", num_ctx=8192, keep_alive_s=60.0)
+    assert wanted.name == "LLAMA3.2:1b"
+    assert wanted.model == (await known(registry, SMALL)).key
+    assert wanted.needs.keys() == {CARD.id}
+    assert 1 * GIB < wanted.needs[CARD.id].footprint_bytes < 4 * GIB
+    assert wanted.launch == Launch(num_ctx=8192)
+    assert (wanted.num_ctx, wanted.client, wanted.arrived_at) == (8192, "me", 7.0)
+    assert (wanted.keep_alive_s, wanted.default_keep_alive_s) == (60.0, 300.0)
+
+
+async def test_a_larger_context_needs_more(registry: Registry) -> None:
+    small, large = await asked(registry, num_ctx=2048), await asked(registry, num_ctx=32768)
+    assert large.needs[CARD.id].footprint_bytes > small.needs[CARD.id].footprint_bytes
+
+
+async def test_a_context_is_at_most_what_the_model_was_trained_for(registry: Registry) -> None:
+    assert (await asked(registry, num_ctx=10_000_000)).num_ctx == 131072
+
+
+async def test_the_context_that_nobody_named_is_ollamas_default(client: CountingOllama) -> None:
+    registry = registry_of(client, upstream=UpstreamConfig(url=client.url))
+    assert (await asked(registry)).num_ctx == 4096
+    registry.card_has(24 * GIB)
+    wanted = await asked(registry)
+    assert (wanted.num_ctx, wanted.launch.num_ctx) == (32768, None)
+
+
+async def test_a_modelfiles_parameters_stand_below_a_requests_options() -> None:
+    (plain,) = select([SMALL])
+    model = dataclasses.replace(plain, parameters={"num_ctx": 2048, "num_batch": 64, "stop": "x"})
+    settings = Settings(context_length=4096)
+    async with (
+        SimulatedOllama(settings, models=(model,)) as simulated,
+        opened(Ollama(simulated.url)) as client,
+    ):
+        registry = registry_of(client)
+        own, asked_for = await asked(registry), await asked(registry, num_ctx=1024)
+    assert (own.launch, own.num_ctx) == (Launch(num_ctx=2048, num_batch=64), 2048)
+    assert (asked_for.launch, asked_for.num_ctx) == (Launch(num_ctx=1024, num_batch=64), 1024)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_a_models_own_settings_hold_for_every_spelling_of_its_name(
+    client: CountingOllama, spelling: str
+) -> None:
+    own = ModelConfig(
+        vram_bytes=3 * GIB, max_concurrent=2, priority=Priority.LOW, keep_alive_s=math.inf
+    )
+    upstream = UpstreamConfig(url=client.url, num_parallel=4)
+    registry = registry_of(client, models={spelling: own}, upstream=upstream)
+    for name in SPELLINGS:
+        wanted = await asked(registry, name)
+        assert wanted.needs[CARD.id].footprint_bytes == 3 * GIB
+        assert wanted.parallel == 2
+        assert wanted.priority is Priority.LOW
+        assert wanted.default_keep_alive_s == math.inf
+    other = await asked(registry, "qwen2.5:0.5b")
+    assert (other.parallel, other.priority, other.default_keep_alive_s) == (
+        4,
+        Priority.NORMAL,
+        300.0,
+    )
+
+
+@pytest.mark.parametrize("priority", list(Priority))
+async def test_a_requests_own_priority_stands_above_its_models(
+    client: CountingOllama, priority: Priority
+) -> None:
+    registry = registry_of(client, models={SMALL: ModelConfig(priority=Priority.LOW)})
+    assert (await asked(registry, priority=priority)).priority is priority
+
+
+async def test_a_model_is_never_served_more_at_once_than_ollama_serves(
+    client: CountingOllama,
+) -> None:
+    upstream = UpstreamConfig(url=client.url, num_parallel=2)
+    models = {SMALL: ModelConfig(max_concurrent=9), EMBEDDER: ModelConfig(max_concurrent=9)}
+    registry = registry_of(client, upstream=upstream, models=models)
+    assert (await asked(registry, SMALL)).parallel == 2
+    assert (await asked(registry, EMBEDDER)).parallel == 1
+
+
+async def test_a_request_for_the_cpu_needs_nothing_of_the_card(registry: Registry) -> None:
+    need = (await asked(registry, num_gpu=0)).needs[CARD.id]
+    assert (need.footprint_bytes, need.predicted_bytes) == (0, 0)
+
+
+# ------------------------------------------------------------------------------- residents
+
+
+async def test_nothing_is_resident_at_first(registry: Registry) -> None:
+    assert await registry.residents() == ()
+
+
+async def test_a_runner_is_seen_with_what_it_takes(
+    registry: Registry, client: CountingOllama
+) -> None:
+    await load(client, SMALL, num_ctx=8192)
+    (line,) = await client.residents()
+    seen = await resident(registry)
+    assert seen == Resident(
+        bin=CARD.id,
+        model=(await known(registry, SMALL)).key,
+        name=SMALL,
+        launch=Launch(num_ctx=8192),
+        footprint_bytes=line["size_vram"] + PROCESS_BYTES,
+        reported_bytes=line["size_vram"],
+        num_ctx=8192,
+        parallel=1,
+    )
+
+
+async def test_a_runner_with_the_context_that_nobody_named_serves_those_who_name_none(
+    registry: Registry, client: CountingOllama
+) -> None:
+    await load(client, SMALL)
+    assert (await resident(registry)).launch == Launch()
+
+
+async def test_what_a_runner_took_is_what_the_next_will_need(
+    registry: Registry, client: CountingOllama
+) -> None:
+    guess = (await asked(registry)).needs[CARD.id].footprint_bytes
+    assert [row["source"] for row in registry.known()] == ["estimated"]
+    await load(client, SMALL)
+    seen = await resident(registry)
+    assert (await asked(registry)).needs[CARD.id].footprint_bytes == seen.footprint_bytes != guess
+    (row,) = registry.known()
+    assert row["source"] == "learned"
+    assert row["footprint_bytes"] == seen.footprint_bytes
+
+
+async def test_a_configured_footprint_stands_above_what_was_seen(client: CountingOllama) -> None:
+    registry = registry_of(client, models={SMALL.upper(): ModelConfig(vram_bytes=5 * GIB)})
+    await load(client, SMALL)
+    seen = await resident(registry)
+    assert seen.footprint_bytes == 5 * GIB
+    assert seen.reported_bytes < 5 * GIB
+    assert (await asked(registry)).needs[CARD.id].footprint_bytes == 5 * GIB
+    assert [row["source"] for row in registry.known()] == ["configured"]
+
+
+async def test_a_runner_that_was_put_on_the_cpu_is_told_from_the_others(
+    registry: Registry, client: CountingOllama
+) -> None:
+    await load(client, SMALL, num_gpu=0)
+    seen = await resident(registry)
+    assert seen.launch == Launch(num_gpu=0)
+    assert seen.reported_bytes == 0
+
+
+async def test_on_a_cpu_bin_a_runner_takes_its_whole_size(make_ollama: MakeOllama) -> None:
+    simulated = await make_ollama(cards=())
+    async with opened(Ollama(simulated.url)) as client:
+        await load(client, SMALL)
+        (line,) = await client.residents()
+        seen = await resident(registry_of(client, bin_=CPU))
+    assert line["size_vram"] == 0
+    assert seen.reported_bytes == seen.footprint_bytes == line["size"]
+    assert seen.launch == Launch()
+
+
+async def test_an_embedding_model_is_seen_like_any_other(
+    registry: Registry, client: CountingOllama
+) -> None:
+    await load(client, EMBEDDER)
+    seen = await resident(registry)
+    assert seen.name == f"{EMBEDDER}:latest"
+    assert seen.model == (await known(registry, EMBEDDER)).key
+    assert seen.num_ctx == (await asked(registry, EMBEDDER)).num_ctx
+
+
+async def test_a_model_deleted_while_it_is_loaded_still_takes_its_memory(
+    registry: Registry, client: CountingOllama, ollama: SimulatedOllama
+) -> None:
+    await load(client, SMALL)
+    delete(ollama, SMALL)
+    (line,) = await client.residents()
+    seen = await resident(registry)
+    assert seen.name == SMALL
+    assert seen.model == line["digest"]
+    assert seen.footprint_bytes >= line["size_vram"] > GIB
+
+
+async def test_residents_need_an_answer(registry: Registry, ollama: SimulatedOllama) -> None:
+    await ollama.go_down()
+    with pytest.raises(UpstreamGoneError):
+        await registry.residents()
+
+
+def delete(ollama: SimulatedOllama, name: str) -> None:
+    """Take a model from an Ollama's disk; its runner stays."""
+    del ollama._catalog._models[parse_name(name)]

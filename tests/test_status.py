@@ -1,0 +1,252 @@
+"""The scheduler's snapshot as JSON, from snapshots made by hand."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ollama_gate import status
+from ollama_gate.scheduler.types import (
+    Bin,
+    BinId,
+    BinView,
+    Cause,
+    Launch,
+    ModelKey,
+    Need,
+    Priority,
+    Request,
+    RequestId,
+    RunnerState,
+    RunnerView,
+    Snapshot,
+    Waiting,
+)
+
+NOW = 1000.0
+HERE = BinId("local/0")
+
+EMPTY = Snapshot(now=NOW, bins=(), runners=(), waiting=(), running=(), closing=False)
+
+
+def request(name: str = "r", **more: Any) -> Request:
+    given = {"model": ModelKey("sha256-a"), "name": "a", "arrived_at": NOW - 1.23456, **more}
+    return Request(
+        id=RequestId(name), needs={HERE: Need(footprint_bytes=1, predicted_bytes=1)}, **given
+    )
+
+
+def waiting(**more: Any) -> Waiting:
+    given: dict[str, Any] = {
+        "request": request(),
+        "position": 1,
+        "cause": Cause.NO_ROOM,
+        "behind": ("b", "c"),
+        "until": None,
+        **more,
+    }
+    return Waiting(**given)
+
+
+def runner(**more: Any) -> RunnerView:
+    given: dict[str, Any] = {
+        "bin": HERE,
+        "model": ModelKey("sha256-a"),
+        "name": "a",
+        "state": RunnerState.RESIDENT,
+        "launch": Launch(),
+        "num_ctx": 4096,
+        "footprint_bytes": 5,
+        "parallel": 2,
+        "running": (),
+        "waiting": 0,
+        "draining": False,
+        "idle_since": NOW - 10,
+        "expires_at": NOW + 20.12345,
+        "load_s": 2.71828,
+        **more,
+    }
+    return RunnerView(**given)
+
+
+def bin_view(**more: Any) -> BinView:
+    given: dict[str, Any] = {
+        "bin": Bin(id=HERE, upstream="local"),
+        "capacity_bytes": 24,
+        "foreign_bytes": 1,
+        "committed_bytes": 5,
+        "free_bytes": 18,
+        "available": True,
+        "target": None,
+        "victims": (),
+        **more,
+    }
+    return BinView(**given)
+
+
+def whole(view: Snapshot, readings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """As a client reads it; nothing in it may be beyond JSON."""
+    shown = status.whole(view, version="1.2", readings=readings or {}, decisions=[])
+    read: dict[str, Any] = json.loads(json.dumps(shown, allow_nan=False))
+    assert read == shown, "a client reads what was said"
+    return read
+
+
+def test_when_nothing_happens_everything_is_empty() -> None:
+    assert whole(EMPTY) == {
+        "version": "1.2",
+        "closing": False,
+        "bins": [],
+        "runners": [],
+        "queue": {
+            "waiting": 0,
+            "running": 0,
+            "by_priority": {"high": 0, "normal": 0, "low": 0},
+        },
+        "waiting": [],
+        "running": [],
+        "decisions": [],
+    }
+
+
+def test_a_bin_shows_its_books_and_its_reading() -> None:
+    view = Snapshot(
+        now=NOW,
+        bins=(bin_view(target="b", victims=("a",)), bin_view(bin=Bin(id=BinId("x"), upstream="y"))),
+        runners=(),
+        waiting=(),
+        running=(),
+        closing=True,
+    )
+    shown = whole(view, {HERE: {"source": "nvml", "age_s": 0.5}})
+    assert shown["closing"] is True
+    assert shown["bins"][0] == {
+        "id": "local/0",
+        "upstream": "local",
+        "available": True,
+        "capacity_bytes": 24,
+        "foreign_bytes": 1,
+        "committed_bytes": 5,
+        "free_bytes": 18,
+        "next": "b",
+        "victims": ["a"],
+        "reading": {"source": "nvml", "age_s": 0.5},
+    }
+    assert shown["bins"][1]["reading"] is None
+
+
+def test_a_bin_of_which_nothing_is_known_says_so() -> None:
+    view = Snapshot(
+        now=NOW,
+        bins=(bin_view(capacity_bytes=None, free_bytes=None),),
+        runners=(),
+        waiting=(),
+        running=(),
+        closing=False,
+    )
+    shown = whole(view)["bins"][0]
+    assert (shown["capacity_bytes"], shown["free_bytes"]) == (None, None)
+
+
+def test_a_runner_shows_its_state_and_lengths_of_time() -> None:
+    shown = status.runner(runner(running=(RequestId("r"),), waiting=3, draining=True), NOW)
+    assert shown == {
+        "model": "a",
+        "key": "sha256-a",
+        "bin": "local/0",
+        "state": "resident",
+        "num_ctx": 4096,
+        "options": {},
+        "footprint_bytes": 5,
+        "parallel": 2,
+        "running": ["r"],
+        "waiting": 3,
+        "draining": True,
+        "idle_s": 10.0,
+        "expires_in_s": 20.123,
+        "load_s": 2.718,
+    }
+
+
+@pytest.mark.parametrize(
+    ("at", "shown"),
+    [(None, None), (math.inf, None), (NOW + 1, 1.0), (NOW, 0.0), (NOW - 1, 0.0)],
+)
+def test_what_lies_ahead_is_a_length_and_for_ever_is_null(
+    at: float | None, shown: float | None
+) -> None:
+    assert status.runner(runner(expires_at=at), NOW)["expires_in_s"] == shown
+    assert status.waiting(waiting(until=at), NOW)["ends_by_itself_in_s"] == shown
+    view = Snapshot(
+        now=NOW,
+        bins=(),
+        runners=(runner(expires_at=at),),
+        waiting=(waiting(until=at),),
+        running=(),
+        closing=False,
+    )
+    assert whole(view)["runners"][0]["expires_in_s"] == shown
+
+
+def test_a_runner_in_use_idles_not() -> None:
+    shown = status.runner(runner(idle_since=None, expires_at=None), NOW)
+    assert (shown["idle_s"], shown["expires_in_s"]) == (None, None)
+
+
+def test_of_the_options_only_those_that_were_given_are_shown() -> None:
+    launch = Launch(num_ctx=8192, num_gpu=0, use_mmap=False, extras=("sha256-b",))
+    assert status.runner(runner(launch=launch), NOW)["options"] == {
+        "num_ctx": 8192,
+        "num_gpu": 0,
+        "use_mmap": False,
+        "extras": ("sha256-b",),
+    }
+
+
+def test_a_waiting_request_shows_where_it_stands_and_why() -> None:
+    one = waiting(
+        request=request(priority=Priority.LOW, client="me", launch=Launch(num_ctx=1)), position=4
+    )
+    assert status.waiting(one, NOW) == {
+        "id": "r",
+        "model": "a",
+        "priority": "low",
+        "client": "me",
+        "age_s": 1.235,
+        "options": {"num_ctx": 1},
+        "state": "waiting",
+        "position": 4,
+        "cause": "no_room",
+        "behind": ["b", "c"],
+        "ends_by_itself_in_s": None,
+    }
+
+
+def test_the_queue_is_counted_by_class() -> None:
+    classes = [Priority.HIGH, Priority.LOW, Priority.LOW]
+    view = Snapshot(
+        now=NOW,
+        bins=(),
+        runners=(),
+        waiting=tuple(waiting(request=request(str(n), priority=p)) for n, p in enumerate(classes)),
+        running=((request("x"), HERE),),
+        closing=False,
+    )
+    shown = whole(view)
+    assert shown["queue"] == {
+        "waiting": 3,
+        "running": 1,
+        "by_priority": {"high": 1, "normal": 0, "low": 2},
+    }
+    assert [one["id"] for one in shown["waiting"]] == ["0", "1", "2"]
+    assert shown["running"][0]["bin"] == "local/0"
+    assert shown["running"][0]["age_s"] == 1.235
+
+
+def test_decisions_are_passed_on() -> None:
+    decisions = [{"what": "load", "ago_s": 1.0}]
+    assert (
+        status.whole(EMPTY, version="", readings={}, decisions=decisions)["decisions"] == decisions
+    )
