@@ -5,6 +5,7 @@ It says how each ended; whether, when and in which order there is one is not dec
 
 import asyncio
 import math
+from http import HTTPStatus
 from typing import Final
 
 from ollama_gate import log
@@ -21,8 +22,12 @@ FOREVER: Final = "-1s"
 LOOK_FIRST_S, LOOK_LAST_S = 0.02, 0.25
 """How soon after an unload `/api/ps` is looked at, and how often in the end."""
 
-ASK_AGAIN_S: Final = 5.0
-"""A model still listed after this long is asked to go once more."""
+ASK_AGAIN_S: Final = 6.0
+"""A model still listed after this long is asked to go once more; Ollama itself may wait five
+seconds for the memory of another to come back before it turns to the next."""
+
+ASKED: Final = 2
+"""How often a model is asked to go."""
 
 _engine = log.get(log.Component.ENGINE)
 
@@ -41,7 +46,8 @@ class Engine:
             await self._load(command.name, command.launch, FOREVER)
             residents = await self._registry.residents()
         except UpstreamRefusedError as error:
-            return LoadFailed(status=error.status, text=error.text)
+            status = max(error.status, HTTPStatus.BAD_REQUEST)
+            return LoadFailed(status=status, text=error.text)
         except UpstreamGoneError:
             return Interrupted()
         for resident in residents:
@@ -55,21 +61,26 @@ class Engine:
         return LoadFailed(status=500, text=text)
 
     async def unload(self, command: Unload) -> bool:
-        """Ask a model to go until it is no longer listed; false if the upstream went instead."""
+        """Ask a model to go until it is no longer listed; false if the upstream went instead.
+
+        One that does not go has no name any more: it was deleted, or its name given to another
+        model, behind the gate's back. It serves nobody, so Ollama can evict it by itself.
+        """
         try:
-            await self._ask_to_go(command.name)
-            while not await self._seen_gone(command.model):
+            for _ in range(ASKED):
                 await self._ask_to_go(command.name)
+                if await self._seen_gone(command.model):
+                    return True
         except UpstreamError:
             return False
+        _engine.warning("not unloaded; its memory is somebody else's now", model=command.name)
+        self._registry.give_up(command.model)
         return True
 
     async def _ask_to_go(self, name: str) -> None:
         try:
             await self._ollama.unload(name)
         except UpstreamRefusedError as error:
-            # Deleted while it was loaded: Ollama keeps it and knows no such name any more. It goes
-            # when it is pulled again or Ollama ends; until then it takes its memory.
             _engine.warning("unload refused", model=name, reason=error.text)
 
     async def _seen_gone(self, model: ModelKey) -> bool:

@@ -21,6 +21,10 @@ class UpstreamGoneError(UpstreamError):
     """No answer: refused, reset, or closed before the answer's first byte."""
 
 
+class UpstreamSilentError(UpstreamGoneError):
+    """No answer within the time it should have come in; it may be busy rather than gone."""
+
+
 class UpstreamBrokenError(UpstreamError):
     """The answer began and then broke off; what was relayed cannot be taken back."""
 

@@ -6,6 +6,7 @@ aiohttp's exceptions become ours here and nowhere else. Nothing is decided and n
 
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -14,12 +15,24 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from ollama_gate.errors import UpstreamBrokenError, UpstreamGoneError, UpstreamRefusedError
+from ollama_gate.errors import (
+    UpstreamBrokenError,
+    UpstreamGoneError,
+    UpstreamRefusedError,
+    UpstreamSilentError,
+)
 from ollama_gate.scheduler.types import Launch
 
 CONNECT_S: Final = 10.0
 CONTROL_S: Final = 10.0
 """A question that needs no model is answered at once, or the upstream is as good as gone."""
+
+UNKNOWN_MODEL: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
+"""How `/api/show` answers to what is no name, and to a name of nothing."""
+
+KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
+"""Seconds of silence, seconds between probes, probes: a load may be silent for minutes, and only
+the kernel can tell whether the host is still there."""
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -85,7 +98,7 @@ class Ollama:
         """Take what needs a running event loop."""
         self._session = aiohttp.ClientSession(
             auto_decompress=False,
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_probed_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             skip_auto_headers=_AUTOMATIC,
@@ -111,15 +124,18 @@ class Ollama:
         return _records(await self._ask("GET", "/api/tags"), "/api/tags")
 
     async def show(self, name: str) -> Mapping[str, Any] | None:
-        """What `POST /api/show` says of a model, or `None` if Ollama refuses the name.
+        """What `POST /api/show` says of a model, or `None` if Ollama knows no such name.
 
         Raises:
             UpstreamGoneError: no answer.
+            UpstreamRefusedError: it knows the name, and cannot say.
         """
         try:
             return await self._ask("POST", "/api/show", {"model": name})
-        except UpstreamRefusedError:
-            return None
+        except UpstreamRefusedError as error:
+            if error.status in UNKNOWN_MODEL:
+                return None
+            raise
 
     async def load(self, name: str, launch: Launch, *, embedding: bool, keep_alive: str) -> None:
         """Load a model, however long it takes, or change how long a loaded one may idle.
@@ -198,7 +214,9 @@ class Ollama:
                 method, self.url + path, json=body, timeout=timeout, allow_redirects=False
             ) as response:
                 text = await response.text(errors="replace")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except TimeoutError as error:
+            raise UpstreamSilentError(f"{self.url} did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
             raise UpstreamGoneError(f"{self.url} does not answer: {_words(error)}") from error
         return _read(response.status, text)
 
@@ -237,6 +255,15 @@ def _options(launch: Launch) -> dict[str, Any]:
         "draft_num_predict": launch.draft_num_predict,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE:
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
 
 
 def _words(error: BaseException) -> str:

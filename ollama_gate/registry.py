@@ -5,13 +5,14 @@ mean another model after a pull, so the memory is short and `forget` empties it.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ollama_gate import footprint, log, names
 from ollama_gate.config import Config, ModelConfig
-from ollama_gate.errors import UpstreamGoneError, UpstreamRefusedError
+from ollama_gate.errors import UpstreamError, UpstreamRefusedError
 from ollama_gate.footprint import Facts, Settings
 from ollama_gate.ollama import Ollama
 from ollama_gate.scheduler.events import Resident
@@ -32,9 +33,14 @@ FRESH_S: Final = 30.0
 _registry = log.get(log.Component.REGISTRY)
 
 
+REMEMBERED: Final = 1000
+"""How many models of the past are remembered: one may be resident when its name is not its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     facts: Facts
+    digest: str
     asked_at: float
 
 
@@ -53,6 +59,10 @@ class Registry:
         )
         self._book = footprint.Book()
         self._known: dict[str, _Known] = {}
+        # By the manifest's digest, which `/api/ps` shows: what a runner really is, whatever its
+        # name means by now.
+        self._by_digest: OrderedDict[str, Facts] = OrderedDict()
+        self._given_up: set[ModelKey] = set()
         self._asking: dict[str, asyncio.Lock] = {}
         self._models = {_key(name): model for name, model in config.models.items()}
 
@@ -87,6 +97,7 @@ class Registry:
 
         Raises:
             UpstreamGoneError: there is no answer, and nothing was known before.
+            UpstreamRefusedError: Ollama knows it and cannot say, and nothing was known before.
         """
         key = _key(name)
         try:
@@ -114,14 +125,18 @@ class Registry:
             if show is None:
                 return None
             size_bytes, digest = await self._on_disk(name)
-        except UpstreamGoneError:
+        except UpstreamError:
             if before is None:
                 raise
             return before
         facts = footprint.read_show(name, show, size_bytes, digest=digest)
         if before is None or before.facts != facts:
             _registry.debug("model", name=name, key=facts.key, disk=log.size(facts.size_bytes))
-        return _Known(facts, now)
+        if digest:
+            self._by_digest[digest] = facts
+            if len(self._by_digest) > REMEMBERED:
+                self._by_digest.popitem(last=False)
+        return _Known(facts, digest, now)
 
     async def _on_disk(self, name: str) -> tuple[int, str]:
         """Size and digest of `/api/tags`; nothing where an Ollama lists it differently."""
@@ -186,33 +201,57 @@ class Registry:
             UpstreamError: no answer, or not that of an Ollama.
         """
         lines = [footprint.read_ps(entry) for entry in await self._ollama.residents()]
-        return tuple([await self._resident(line) for line in lines if line.name])
+        on_card = any(line.size_vram_bytes for line in lines)
+        found = [await self._resident(line, on_card=on_card) for line in lines if line.name]
+        self._given_up &= {resident.model for resident in found}
+        return tuple(resident for resident in found if resident.model not in self._given_up)
 
-    async def _resident(self, line: footprint.Resident) -> Resident:
-        facts = await self.facts(line.name)
-        if facts is None:
-            # Deleted since it was loaded: it still takes its memory.
-            key = ModelKey(line.digest or line.name)
-            facts = Facts(key=key, name=line.name, size_bytes=line.size_bytes)
+    def give_up(self, model: ModelKey) -> None:
+        """Take no more notice of a runner that no name reaches, for as long as it is listed.
+
+        Ollama lets go of it when it needs the memory; to the gate it is somebody else's.
+        """
+        self._given_up.add(model)
+
+    async def _resident(self, line: footprint.Resident, *, on_card: bool) -> Resident:
+        facts = await self._facts_of(line)
         bin_ = self._bins[0]
-        launch = self._launched(facts, line, bin_)
         return Resident(
             bin=bin_.id,
             model=facts.key,
             name=line.name,
-            launch=launch,
+            launch=self._launched(facts, line, bin_, on_card=on_card),
             footprint_bytes=self._taken(facts, line, bin_),
             reported_bytes=line.size_bytes if bin_.cpu else line.size_vram_bytes,
             num_ctx=line.context_length,
             parallel=self.parallel(facts),
         )
 
-    def _launched(self, facts: Facts, line: footprint.Resident, bin_: Bin) -> Launch:
+    async def _facts_of(self, line: footprint.Resident) -> Facts:
+        """What a runner is, which need not be what its name means now."""
+        known = self._by_digest.get(line.digest)
+        if known is None:
+            try:
+                named = await self.facts(line.name)
+            except UpstreamRefusedError:
+                named = None
+            known = self._by_digest.get(line.digest) if line.digest else named
+        if known is not None:
+            return replace(known, name=line.name)
+        # Deleted or replaced since it was loaded, before the gate ever saw it.
+        key = ModelKey(line.digest or line.name)
+        return Facts(key=key, name=line.name, size_bytes=line.size_bytes)
+
+    def _launched(
+        self, facts: Facts, line: footprint.Resident, bin_: Bin, *, on_card: bool
+    ) -> Launch:
         """The options of a runner, as far as `/api/ps` betrays them."""
         launch = footprint.merge(facts, Launch())
         if line.context_length not in {None, self._context(facts, launch)}:
             launch = replace(launch, num_ctx=line.context_length)
-        if not bin_.cpu and not line.size_vram_bytes:
+        # Where only a budget is configured and nothing is on a card, there may be no card at all.
+        card = not bin_.cpu and (on_card or bin_.capacity_bytes is None)
+        if card and not line.size_vram_bytes:
             launch = replace(launch, num_gpu=0)
         return launch
 
