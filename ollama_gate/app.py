@@ -6,10 +6,13 @@ or not, is relayed at once.
 """
 
 import asyncio
+import contextlib
 import functools
+import logging
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, assert_never
@@ -22,8 +25,13 @@ from ollama_gate.config import Config
 from ollama_gate.errors import (
     BadRequestError,
     BodyTooLargeError,
+    EncodedBodyError,
+    GateError,
     UpstreamBrokenError,
+    UpstreamError,
     UpstreamGoneError,
+    UpstreamRefusedError,
+    UpstreamSilentError,
 )
 from ollama_gate.footprint import Facts
 from ollama_gate.gate import REMEMBERED, Gate, Grant, RefusedError
@@ -34,9 +42,7 @@ from ollama_gate.scheduler.types import Refusal, Request, RequestId, RunnerView,
 GATE_HEADERS: Final = frozenset({"x-priority", "x-client-id", "x-deadline", "x-request-id"})
 """Meant for the gate, and not sent on."""
 
-CHANGES_MODELS: Final = frozenset(
-    {"/api/pull", "/api/create", "/api/copy", "/api/delete", "/api/push"}
-)
+CHANGES_MODELS: Final = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete"})
 """After one of these a name may mean another model."""
 
 READ_AT_ONCE_BYTES: Final = 128 * 2**10
@@ -45,13 +51,19 @@ READ_AT_ONCE_BYTES: Final = 128 * 2**10
 MAX_HEADER_BYTES: Final = 2**20
 """Go's HTTP server, and so Ollama, takes as much."""
 
-TRIES: Final = 2
-"""A request of which the client has seen nothing yet may be sent once more."""
+VACATE_S: Final = 30.0
+"""How long a model that is about to be replaced or deleted may take to end its answers."""
+
+CLEANUP_S: Final = 0.5
+"""For handlers that were cut off to end. To aiohttp 0 would mean: as long as they like."""
+
+_silent = logging.getLogger(f"{__name__}.aiohttp")
+_silent.disabled = True
 
 _api = log.get(log.Component.API)
 
 Readings = Callable[[], Mapping[str, dict[str, Any]]]
-Handler = Callable[[web.Request], Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Face:
@@ -66,6 +78,44 @@ class Face:
         self._ollama = ollama
         self._readings = readings
         self._by_client_id: OrderedDict[str, RequestId] = OrderedDict()
+        self._open: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # ---------------------------------------------------------------- life
+
+    @web.middleware
+    async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Count who is being served; let no fault of the gate's own show more than that."""
+        task = asyncio.current_task()
+        assert task is not None, "aiohttp runs each handler in a task"
+        self._open.add(task)
+        self._idle.clear()
+        try:
+            return await handler(request)
+        except web.HTTPException:
+            raise
+        except Exception as error:  # noqa: BLE001  the top of a task
+            _api.error("a fault of the gate", path=request.path, error=repr(error), exc_info=error)
+            text = "the gate failed; its log says why"
+            dialect = wire.dialect_of(request.path)
+            return _answer(wire.refuse(dialect, HTTPStatus.INTERNAL_SERVER_ERROR, text))
+        finally:
+            self._open.discard(task)
+            if not self._open:
+                self._idle.set()
+
+    async def idle(self, within_s: float) -> bool:
+        """Wait until nobody is being served, with a slot or without; false if some still are."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
+        return self._idle.is_set()
+
+    def cut_off(self) -> None:
+        """End every answer that is still under way."""
+        for task in self._open:
+            task.cancel()
 
     # ---------------------------------------------------------------- routes of the gate's own
 
@@ -90,6 +140,7 @@ class Face:
         whole = status.whole(
             view, version=__version__, readings=self._readings(), decisions=decisions
         )
+        whole["queue"]["outside"] = self._gate.outside
         return web.json_response({**whole, "models": self._registry.known()})
 
     async def request(self, request: web.Request) -> web.Response:
@@ -120,17 +171,37 @@ class Face:
         """Admit an inference request; relay anything else at once."""
         endpoint = wire.endpoint_of(request.method, request.path)
         if endpoint is None:
+            return await self._pass_on(request)
+        gate_id = self._new_id(request)
+        try:
+            return await self._admit(request, endpoint, gate_id)
+        except RefusedError as refused:
+            return self._refused(endpoint, gate_id, refused)
+        except UpstreamRefusedError as error:
+            status_code = max(error.status, HTTPStatus.BAD_REQUEST)
+            return _answer(wire.refuse(endpoint.dialect, status_code, error.text))
+        except GateError as error:
+            return _answer(wire.refuse(endpoint.dialect, _status_of(error), str(error)))
+
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        """Relay what needs no model; but a name that changes its meaning is left by its runner."""
+        if request.path not in CHANGES_MODELS:
             body = request.content.iter_any() if request.body_exists else None
             return await self._pass(request, body)
+        whole = await request.content.read()
         try:
-            return await self._admit(request, endpoint)
-        except BadRequestError as error:
-            return _answer(wire.refuse(endpoint.dialect, HTTPStatus.BAD_REQUEST, str(error)))
-        except BodyTooLargeError as error:
-            too_large = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            return _answer(wire.refuse(endpoint.dialect, too_large, str(error)))
-        except UpstreamGoneError as error:
-            return _answer(wire.refuse(endpoint.dialect, HTTPStatus.BAD_GATEWAY, str(error)))
+            with contextlib.suppress(UpstreamError):
+                await self._vacate(whole)
+            return await self._pass(request, whole)
+        finally:
+            self._registry.forget()
+
+    async def _vacate(self, body: bytes) -> None:
+        """Unload what a body would replace or delete: afterwards no name would reach it."""
+        for name in wire.changed_names(body):
+            facts = await self._registry.facts(name)
+            if facts is not None:
+                await self._gate.vacate(facts.key, VACATE_S)
 
     async def _pass(
         self, request: web.Request, body: bytes | AsyncIterator[bytes] | None
@@ -138,17 +209,16 @@ class Face:
         """Relay without a slot."""
         try:
             async with self._ollama.relay(
-                request.method, request.raw_path, _headers(request), body
+                request.method, _target(request), _headers(request), body
             ) as answer:
                 return await _copy(request, answer)
         except UpstreamGoneError as error:
             dialect = wire.dialect_of(request.path)
             return _answer(wire.refuse(dialect, HTTPStatus.BAD_GATEWAY, str(error)))
-        finally:
-            if request.path in CHANGES_MODELS:
-                self._registry.forget()
 
-    async def _admit(self, request: web.Request, endpoint: wire.Endpoint) -> web.StreamResponse:
+    async def _admit(
+        self, request: web.Request, endpoint: wire.Endpoint, gate_id: RequestId
+    ) -> web.StreamResponse:
         priority = wire.read_priority(request.headers.get("X-Priority"))
         body = await _read(request, self._config.max_body_bytes)
         ask = await _understand(request, endpoint, body)
@@ -158,19 +228,18 @@ class Face:
             case wire.Hopeless():
                 return await self._pass(request, body)
             case wire.Encoded():
-                text = f"expected a body without Content-Encoding, found {ask.encoding}"
-                unsupported = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-                return _answer(wire.refuse(endpoint.dialect, unsupported, text))
+                raise EncodedBodyError(
+                    f"expected a body without Content-Encoding, found {ask.encoding}"
+                )
             case _:
                 assert_never(ask)
-        facts = None if names.is_cloud(ask.model) else await self._facts(ask.model)
+        facts = None if names.is_cloud(ask.model) else await self._facts(gate_id, ask.model)
         if facts is None or self._would_be_refused(ask, facts):
             return await self._pass(request, body)
         if _asks_to_unload(endpoint, ask):
             if self._gate.release(facts.key):
                 return _answer(wire.unload_answer(endpoint, ask.model, _go_time()))
             return await self._pass(request, body)
-        gate_id = self._new_id(request)
         scheduled = self._registry.request(
             gate_id,
             ask,
@@ -179,7 +248,7 @@ class Face:
             client=_client(request),
             arrived_at=asyncio.get_running_loop().time(),
         )
-        return await self._serve(request, endpoint, ask, scheduled)
+        return await self._serve(request, ask, scheduled)
 
     @staticmethod
     def _would_be_refused(ask: wire.Ask, facts: Facts) -> bool:
@@ -190,31 +259,32 @@ class Face:
         can = facts.capabilities
         return facts.remote or "image" in can or (bool(can) and not ask.needs <= can)
 
-    async def _facts(self, name: str) -> Facts | None:
+    async def _facts(self, gate_id: RequestId, name: str) -> Facts | None:
         """What is known of a model; waits for an upstream that is away."""
         upstream = self._config.upstream
-        try:
-            return await self._registry.facts(name)
-        except UpstreamGoneError:
-            self._gate.lost(upstream.name)
-            if not await self._gate.answers(upstream.name, upstream.outage_wait_s):
+        until = asyncio.get_running_loop().time() + upstream.outage_wait_s
+        while True:
+            try:
+                return await self._registry.facts(name)
+            except UpstreamSilentError:
                 raise
-        return await self._registry.facts(name)
+            except UpstreamGoneError:
+                self._gate.lost(upstream.name)
+            left_s = max(0.0, until - asyncio.get_running_loop().time())
+            await self._gate.await_upstream(gate_id, upstream.name, left_s)
 
     async def _serve(
-        self, request: web.Request, endpoint: wire.Endpoint, ask: wire.Ask, scheduled: Request
+        self, request: web.Request, ask: wire.Ask, scheduled: Request
     ) -> web.StreamResponse:
-        for left in reversed(range(TRIES)):
-            try:
-                async with self._gate.slot(scheduled) as grant:
-                    return await self._relay(request, ask, scheduled, grant)
-            except RefusedError as refused:
-                return self._refused(endpoint, scheduled, refused)
-            except UpstreamGoneError:
-                self._gate.lost(self._config.upstream.name)
-                if not left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        try:
+            async with self._gate.slot(scheduled) as grant:
+                return await self._relay(request, ask, scheduled, grant)
+        except UpstreamGoneError:
+            self._gate.lost(self._config.upstream.name)
+        # The client has seen nothing of an answer yet, so it may be asked for once more.
+        again = replace(scheduled, accepted=True)
+        async with self._gate.slot(again) as grant:
+            return await self._relay(request, ask, again, grant)
 
     async def _relay(
         self, request: web.Request, ask: wire.Ask, scheduled: Request, grant: Grant
@@ -236,7 +306,7 @@ class Face:
             )
 
     def _refused(
-        self, endpoint: wire.Endpoint, scheduled: Request, refused: RefusedError
+        self, endpoint: wire.Endpoint, gate_id: RequestId, refused: RefusedError
     ) -> web.Response:
         refusal = refused.refusal
         text = refusal.text
@@ -248,10 +318,10 @@ class Face:
             status=refusal.status,
             text=text,
             retry_after_s=refusal.retry_after_s,
-            request_id=f"req_{scheduled.id}",
+            request_id=f"req_{gate_id}",
         )
         response = _answer(answer)
-        response.headers["X-Gate-Id"] = scheduled.id
+        response.headers["X-Gate-Id"] = gate_id
         return response
 
     def _new_id(self, request: web.Request) -> RequestId:
@@ -266,7 +336,7 @@ class Face:
 
 def make_app(face: Face) -> web.Application:
     """The routes: the gate's own, and one for everything else."""
-    app = web.Application()
+    app = web.Application(middlewares=[face.guard])
     app.router.add_get("/gate/health", face.health)
     app.router.add_get("/gate/ready", face.ready)
     app.router.add_get("/gate/status", face.status)
@@ -277,10 +347,11 @@ def make_app(face: Face) -> web.Application:
     return app
 
 
-def make_runner(app: web.Application, *, shutdown_s: float = 0.0) -> web.AppRunner:
+def make_runner(app: web.Application) -> web.AppRunner:
     """The one way this program serves, in production and in tests.
 
     `handler_cancellation` is what ends a handler whose client has gone; bodies are left encoded.
+    The library's own log is left out: it prints the bytes of what it cannot parse.
     """
     return web.AppRunner(
         app,
@@ -289,7 +360,8 @@ def make_runner(app: web.Application, *, shutdown_s: float = 0.0) -> web.AppRunn
         access_log=None,
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
-        shutdown_timeout=shutdown_s,
+        logger=_silent,
+        shutdown_timeout=CLEANUP_S,
     )
 
 
@@ -320,14 +392,21 @@ async def _copy(
             await response.write(chunk)
         await response.write_eof()
     except UpstreamBrokenError as error:
-        # Completing it would make a broken answer look whole.
         _api.warning("answer broke off", path=request.path, reason=str(error))
-        if request.transport is not None:
-            request.transport.abort()
+        _abort(request)
+    except asyncio.CancelledError:
+        _abort(request)
+        raise
     except ConnectionResetError:
         # The client left while it was being written to; its cancellation is on its way.
         pass
     return response
+
+
+def _abort(request: web.Request) -> None:
+    """Hang up: completing a broken answer would make it look whole."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def _read(request: web.Request, limit_bytes: int) -> bytes:
@@ -362,6 +441,26 @@ def _headers(request: web.Request) -> CIMultiDict[str]:
     return CIMultiDict(
         (name, value) for name, value in request.headers.items() if name.lower() not in dropped
     )
+
+
+def _status_of(error: GateError) -> int:
+    match error:
+        case BadRequestError():
+            return HTTPStatus.BAD_REQUEST
+        case BodyTooLargeError():
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        case EncodedBodyError():
+            return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        case UpstreamError():
+            return HTTPStatus.BAD_GATEWAY
+        case _:
+            return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _target(request: web.Request) -> str:
+    """Path and query as they came; of the absolute form (RFC 9112 §3.2.2) only these."""
+    raw = request.raw_path
+    return raw if raw.startswith("/") else request.rel_url.raw_path_qs
 
 
 def _asks_to_unload(endpoint: wire.Endpoint, ask: wire.Ask) -> bool:

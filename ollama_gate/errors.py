@@ -55,5 +55,9 @@ class BodyTooLargeError(GateError):
     """A body longer than `max_body`."""
 
 
+class EncodedBodyError(GateError):
+    """A body that would have to be decoded before its model is known."""
+
+
 class ListenError(GateError):
     """The address to listen on cannot be had."""

@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from ollama_gate import log
-from ollama_gate.errors import GateError, UpstreamError
+from ollama_gate.errors import GateError, UpstreamError, UpstreamSilentError
 from ollama_gate.scheduler import Machine, snapshot
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Command, Evicted, Expired, Forward, Load, Refuse, Unload
@@ -20,6 +20,7 @@ from ollama_gate.scheduler.types import (
     BinId,
     Launch,
     ModelKey,
+    Refusal,
     Request,
     RequestId,
     RunnerState,
@@ -34,8 +35,13 @@ WATCH_S: Final = 2.0
 WATCH_AWAY_S: Final = 1.0
 """How often one that does not answer is tried."""
 
+HAND_BACK_S: Final = 5.0
+"""How long Ollama gets, at the end, to take back its models."""
+
 REMEMBERED: Final = 1000
 """How many ended requests can still be asked for."""
+
+_Outcome = TypeVar("_Outcome")
 
 _queue = log.get(log.Component.QUEUE)
 _scheduler = log.get(log.Component.SCHEDULER)
@@ -96,6 +102,7 @@ class _Ticket:
     request: Request
     granted: asyncio.Future[Grant]
     holder: asyncio.Task[Any] | None
+    withdrawn: bool = False
 
 
 class Gate:
@@ -120,6 +127,9 @@ class Gate:
         self._changed = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._came_back = {name: asyncio.Event() for name in engines}
+        self._ours: set[tuple[BinId, ModelKey]] = set()
+        self.outside = 0
         self.decisions: deque[Decision] = deque(maxlen=64)
 
     # ---------------------------------------------------------------- what callers ask
@@ -141,6 +151,11 @@ class Gate:
         try:
             self._tell(ev.Arrived(request=request))
             yield await ticket.granted
+        except asyncio.CancelledError:
+            if not ticket.withdrawn or ticket.holder is None:
+                raise
+            ticket.holder.uncancel()
+            raise RefusedError(Refuse(id=request.id, reason=Refusal.CANCELLED)) from None
         finally:
             del self._tickets[request.id]
             self._remember(request.id, ticket)
@@ -154,6 +169,7 @@ class Gate:
         if ticket is None:
             return False
         if ticket.granted.done():
+            ticket.withdrawn = True
             if ticket.holder is not None:
                 ticket.holder.cancel()
         else:
@@ -167,9 +183,56 @@ class Gate:
         self._tell(ev.Released(model=model))
         return True
 
+    async def vacate(self, model: ModelKey, within_s: float) -> None:
+        """Let a model go, and wait for it: its name is about to mean something else."""
+        if not self.release(model):
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while any(self._listed(model)):
+                    await self.changed()
+
+    def _listed(self, model: ModelKey) -> Iterator[bool]:
+        for runner in self._machine.runners.values():
+            yield runner.model == model and runner.state is not RunnerState.LEAVING
+
+    async def await_upstream(self, request_id: RequestId, upstream: str, within_s: float) -> None:
+        """Wait for an upstream before it can be said what a request needs.
+
+        Raises:
+            RefusedError: it stays away, the gate closes, or too many wait already, in the line
+                or here.
+        """
+        self._make_sure(
+            request_id,
+            Refusal.QUEUE_FULL,
+            len(self._machine.line) + self.outside < self._machine.policy.queue_max_size,
+        )
+        self.outside += 1
+        self._tell(ev.Ticked())
+        try:
+            async with asyncio.timeout(within_s):
+                while not self._answers[upstream].is_set():
+                    self._make_sure(request_id, Refusal.SHUTTING_DOWN, not self._machine.closing)
+                    await self.changed()
+        except TimeoutError:
+            self._make_sure(request_id, Refusal.UPSTREAM_AWAY, False)
+        finally:
+            self.outside -= 1
+
+    @staticmethod
+    def _make_sure(request_id: RequestId, otherwise: Refusal, holds: bool) -> None:
+        if not holds:
+            retry_after_s = WATCH_AWAY_S if otherwise is Refusal.QUEUE_FULL else None
+            raise RefusedError(Refuse(id=request_id, reason=otherwise, retry_after_s=retry_after_s))
+
     def lost(self, upstream: str) -> None:
         """Somebody saw that an upstream does not answer."""
         self._upstream_lost(upstream, "a request found it gone")
+        self.nudge(upstream)
+
+    def nudge(self, upstream: str) -> None:
+        """Look at an upstream now rather than at the next turn."""
         self._nudges[upstream].set()
 
     async def answers(self, upstream: str, within_s: float) -> bool:
@@ -222,14 +285,27 @@ class Gate:
         return self._quiet.is_set()
 
     async def hand_back(self) -> None:
-        """Leave what is resident to Ollama's own timers again."""
-        resident = [r for r in self.snapshot().runners if r.state is RunnerState.RESIDENT]
-        for runner in resident:
-            upstream = self._machine.books[runner.bin].bin.upstream
-            try:
-                await self._engines[upstream].let_expire(runner.name, runner.launch)
-            except UpstreamError as error:
-                _engine.warning("not handed back", model=runner.name, reason=str(error))
+        """Leave what the gate loaded to Ollama's own timers again, if Ollama still has it."""
+        try:
+            async with asyncio.timeout(HAND_BACK_S):
+                for name in self._engines:
+                    await self._look(name)
+                ours = [runner for runner in self.snapshot().runners if self._is_ours(runner)]
+                await asyncio.gather(*(self._let_expire(runner) for runner in ours))
+        except TimeoutError:
+            _engine.warning("not all models handed back", after_s=HAND_BACK_S)
+
+    def _is_ours(self, runner: RunnerView) -> bool:
+        upstream = self._machine.books[runner.bin].bin.upstream
+        resident = runner.state is RunnerState.RESIDENT and self._answers[upstream].is_set()
+        return resident and (runner.bin, runner.model) in self._ours
+
+    async def _let_expire(self, runner: RunnerView) -> None:
+        upstream = self._machine.books[runner.bin].bin.upstream
+        try:
+            await self._engines[upstream].let_expire(runner.name, runner.launch)
+        except UpstreamError as error:
+            _engine.warning("not handed back", model=runner.name, reason=str(error))
 
     async def close(self) -> None:
         """End every task and the timer."""
@@ -307,6 +383,8 @@ class Gate:
             fate = "left while waiting"
         elif (error := granted.exception()) is not None:
             fate = f"refused: {error}"
+        elif ticket.withdrawn:
+            fate = "withdrawn"
         else:
             fate = "ended"
         self._ended[request_id] = fate
@@ -371,7 +449,8 @@ class Gate:
         began = asyncio.get_running_loop().time()
         outcome: ev.Loaded | ev.LoadFailed | ev.Interrupted
         try:
-            outcome = await engine.load(command)
+            interrupted = ev.Interrupted()
+            outcome = await self._unless_it_restarts(upstream, engine.load(command), interrupted)
         except Exception as error:  # noqa: BLE001  a load without an end would block its bin for ever
             _failed(error)
             outcome = ev.LoadFailed(status=500, text=f"the gate could not load it: {error!r}")
@@ -380,6 +459,7 @@ class Gate:
             case ev.Loaded():
                 taken = outcome.footprint_bytes or command.footprint_bytes
                 _engine.info("loaded", model=command.name, s=took_s, footprint=log.size(taken))
+                self._ours.add((command.bin, command.model))
             case ev.LoadFailed():
                 _engine.error("load failed", model=command.name, s=took_s, reason=outcome.text)
             case ev.Interrupted():
@@ -392,7 +472,7 @@ class Gate:
     async def _carry_out_unload(self, command: Unload) -> None:
         upstream, engine = self._engine_of(command.bin)
         try:
-            gone = await engine.unload(command)
+            gone = await self._unless_it_restarts(upstream, engine.unload(command), False)
         except Exception as error:  # noqa: BLE001  nor may an unload be without an end
             _failed(error)
             gone = False
@@ -400,6 +480,24 @@ class Gate:
         if not gone:
             self._upstream_lost(upstream, "it stopped answering during an unload")
         self._tell(ev.UnloadEnded(bin=command.bin, model=command.model, gone=gone))
+
+    async def _unless_it_restarts(
+        self, upstream: str, work: Coroutine[Any, Any, _Outcome], otherwise: _Outcome
+    ) -> _Outcome:
+        """How `work` ends; `otherwise` once the upstream is back after it had gone.
+
+        What was asked of it before will never be answered, even if its connection still stands.
+        """
+        came_back = self._came_back[upstream]
+        working = asyncio.ensure_future(work)
+        waiting = asyncio.ensure_future(came_back.wait())
+        try:
+            await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else otherwise
+        finally:
+            for task in (working, waiting):
+                task.cancel()
+            await asyncio.wait({working, waiting})
 
     async def _watch(self, upstream: str) -> None:
         while True:
@@ -417,6 +515,11 @@ class Gate:
         asked_at = asyncio.get_running_loop().time()
         try:
             residents = await self._engines[upstream].residents()
+        except UpstreamSilentError as error:
+            # Some engines keep `/api/ps` waiting for as long as they load.
+            if self._machine.loading(upstream) is None:
+                self._upstream_lost(upstream, str(error))
+            return
         except UpstreamError as error:
             self._upstream_lost(upstream, str(error))
             return
@@ -427,6 +530,8 @@ class Gate:
         if not self._healthy[upstream]:
             names = ", ".join(resident.name for resident in residents) or "nothing"
             _monitor.info("upstream answers", upstream=upstream, resident=names)
+            self._came_back[upstream].set()
+            self._came_back[upstream] = asyncio.Event()
         self._healthy[upstream] = True
         self._tell(ev.Observed(upstream=upstream, residents=residents, asked_at=asked_at))
 

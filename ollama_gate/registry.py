@@ -231,6 +231,8 @@ class Registry:
         """What a runner is, which need not be what its name means now."""
         known = self._by_digest.get(line.digest)
         if known is None:
+            # The name may have got another meaning since it was asked for.
+            self._known.pop(_key(line.name), None)
             try:
                 named = await self.facts(line.name)
             except UpstreamRefusedError:

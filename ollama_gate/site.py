@@ -58,6 +58,7 @@ class Site:
         self._bin: Bin | None = None
         self._registry: Registry | None = None
         self.gate: Gate | None = None
+        self._face: Face | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -91,7 +92,7 @@ class Site:
         if card is not None:
             self._poller = gpu.Poller(card, self._measured, busy_s=self._busy_poll_s)
             gate.attach(bin_.id, self._poller)
-        face = Face(
+        self._face = face = Face(
             config=self.config,
             gate=gate,
             registry=registry,
@@ -138,8 +139,12 @@ class Site:
         grace_s = self.config.grace_s if grace_s is None else grace_s
         if self._listener is not None:
             await self._listener.stop()
-        if not await self.gate.drain(grace_s):
+        assert self._face is not None
+        began = monotonic()
+        await self.gate.drain(grace_s)
+        if not await self._face.idle(max(0.0, grace_s - (monotonic() - began))):
             _system.warning("answers cut off", after_s=grace_s)
+            self._face.cut_off()
         await self.gate.hand_back()
         if self._poller is not None:
             await self._poller.stop()

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -528,9 +529,24 @@ async def test_a_running_request_can_be_withdrawn(
         assert (await response.json())["state"] == "running"
     async with http.delete(f"{site.url}/gate/requests/{request_id}") as response:
         assert response.status == 200
-    with pytest.raises(aiohttp.ClientError):
-        await held.task
+    code, body = await held.task
+    assert (code, json.loads(body)) == (499, {"error": "request canceled"})
     assert (await status(http, site))["running"] == []
+    async with http.get(f"{site.url}/gate/requests/{request_id}") as response:
+        assert (await response.json())["state"] == "withdrawn"
+
+
+async def test_a_withdrawn_stream_is_broken_off_not_completed(
+    http: Http, make_ollama: MakeOllama, make_site: MakeSite
+) -> None:
+    site = await make_site(await make_ollama(answer_tokens=100_000))
+    async with http.post(f"{site.url}/api/generate", json=generate(SMALL, 100_000)) as response:
+        await response.content.readany()
+        gate_id = response.headers["X-Gate-Id"]
+        async with http.delete(f"{site.url}/gate/requests/{gate_id}") as deleted:
+            assert deleted.status == 200
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
 
 
 async def test_an_unknown_request_is_a_404(http: Http, site: Site) -> None:
@@ -570,6 +586,58 @@ async def test_at_shutdown_the_waiting_are_refused_and_the_running_end(
         models = (await response.json())["models"]
     assert [model["name"] for model in models] == [BIG]
     assert models[0]["expires_at"] < "2100", "Ollama would keep it for ever"
+
+
+async def test_an_answer_that_outlives_the_grace_is_cut_off(
+    http: Http, make_site: MakeSite, ollama: SimulatedOllama
+) -> None:
+    site = await make_site(ollama)
+    held = await hold(http, site, ollama)
+    async with asyncio.timeout(10):
+        await site.close(grace_s=0.05)
+    with pytest.raises(aiohttp.ClientError):
+        await held.task
+
+
+async def test_who_waits_for_an_upstream_never_seen_is_counted_and_refused_at_shutdown(
+    http: Http, make_site: MakeSite, ollama: SimulatedOllama
+) -> None:
+    await ollama.go_down()
+    site = await make_site(ollama, queue=QueueConfig(max_size=1))
+    url = f"{site.url}/api/generate"
+    waiting = asyncio.create_task(post(http, url, generate(SMALL)))
+    assert site.gate is not None
+    async with asyncio.timeout(10):
+        while not site.gate.outside:
+            await site.gate.changed()
+    assert (await post(http, url, generate(SMALL)))[0] == 503
+    async with asyncio.timeout(10):
+        await site.close(grace_s=5.0)
+    assert (await waiting)[0] == 503
+
+
+async def test_what_the_gate_did_not_load_is_left_as_it_is(
+    http: Http, make_ollama: MakeOllama, make_site: MakeSite
+) -> None:
+    ollama = await make_ollama()
+    body = generate(SMALL, keep_alive="10h", options={"num_thread": 2, "num_predict": 1})
+    assert (await post(http, f"{ollama.url}/api/generate", body))[0] == 200
+    site = await make_site(ollama)
+    await until(site, lambda view: view.runners)
+    await site.close(grace_s=0.0)
+    async with http.get(f"{ollama.url}/api/ps") as response:
+        expires_at = (await response.json())["models"][0]["expires_at"]
+    left = datetime.fromisoformat(f"{expires_at[:19]}+00:00") - datetime.now(UTC)
+    assert timedelta(hours=8) < left < timedelta(hours=11)
+    assert ollama.counters.loads == 1
+
+
+async def test_a_target_in_absolute_form_is_relayed(site: Site) -> None:
+    host, port = site.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET {site.url}/api/version HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
 
 
 async def test_what_is_resident_at_the_start_is_adopted(

@@ -303,3 +303,15 @@ async def test_who_is_away_has_no_residents(engine: Engine, ollama: SimulatedOll
 def delete(ollama: SimulatedOllama) -> Model:
     """Take the small model from an Ollama's disk; its runner stays."""
     return ollama._catalog._models.pop(parse_name(SMALL))
+
+
+async def test_a_model_that_no_name_reaches_is_given_up(
+    upstream: Upstream, registry: Registry, engine: Engine, impatient: None
+) -> None:
+    await upstream.load(SMALL, Launch(), embedding=False, keep_alive="-1s")
+    key = await key_of(registry, SMALL)
+    upstream.deaf_for = 100
+    unload = Unload(bin=HERE, model=key, name=SMALL, reason=Expired(idle_s=1, keep_alive_s=1))
+    assert await engine.unload(unload) is True
+    assert upstream.asked_to_go == rooms.ASKED
+    assert await registry.residents() == ()

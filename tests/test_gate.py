@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ollama_gate import gate as pump
-from ollama_gate.errors import UpstreamGoneError
+from ollama_gate.errors import UpstreamGoneError, UpstreamSilentError
 from ollama_gate.gate import Gate, Grant, RefusedError
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler.commands import Evicted, Expired, Load, Unload
@@ -440,8 +440,9 @@ async def test_a_waiting_request_can_be_withdrawn(gate: Gate, engine: HandEngine
 async def test_a_running_request_can_be_withdrawn(gate: Gate, engine: HandEngine) -> None:
     first = await loaded(gate, engine, request("r1"))
     assert gate.cancel(first.id) is True
-    await first.cut_off()
-    assert gate.find(first.id) == "ended"
+    with pytest.raises(RefusedError, match="cancelled"):
+        await first.over()
+    assert gate.find(first.id) == "withdrawn"
     assert gate.snapshot().running == ()
 
 
@@ -666,3 +667,86 @@ async def test_a_look_that_raises_is_logged_and_the_next_is_taken(
     engine.away = None
     gate.lost("here")
     assert await gate.answers("here", 5) is True
+
+
+async def test_a_load_ends_when_its_upstream_is_back_after_an_outage(
+    gate: Gate, engine: HandEngine
+) -> None:
+    client = Client(gate, request("r"))
+    unanswered = await engine.next_load()
+    gate.lost("here")
+    assert await gate.answers("here", LIMIT_S)
+    (await engine.next_load()).end.set_result(Loaded())
+    assert unanswered.end.cancelled()
+    await client.enter()
+    await client.leave()
+
+
+async def test_a_silent_ps_during_a_load_is_no_outage(gate: Gate, engine: HandEngine) -> None:
+    client = Client(gate, request("r"))
+    call = await engine.next_load()
+    engine.away = UpstreamSilentError("it did not answer in time")
+    gate.nudge("here")
+    call.end.set_result(Loaded())
+    await client.enter()
+    assert await gate.answers("here", 0)
+    engine.away = None
+    await client.leave()
+
+
+async def test_a_model_is_vacated_before_its_name_changes(gate: Gate, engine: HandEngine) -> None:
+    await (await loaded(gate, engine, request("r"))).leave()
+    vacating = asyncio.create_task(gate.vacate(ModelKey("key of a"), LIMIT_S))
+    (await engine.next_unload()).end.set_result(True)
+    await asyncio.wait_for(vacating, LIMIT_S)
+    assert gate.snapshot().runners == ()
+
+
+async def test_what_is_in_use_is_vacated_for_no_longer_than_it_is_given(
+    gate: Gate, engine: HandEngine
+) -> None:
+    client = await loaded(gate, engine, request("r"))
+    await gate.vacate(ModelKey("key of a"), 0.01)
+    await gate.vacate(ModelKey("key of nothing"), LIMIT_S)
+    assert len(gate.snapshot().runners) == 1
+    await client.leave()
+
+
+async def test_an_ollama_that_takes_nothing_back_does_not_hold_up_the_end(
+    gate: Gate, engine: HandEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await loaded(gate, engine, request("r"))).leave()
+    monkeypatch.setattr(pump, "HAND_BACK_S", 0.01)
+    engine.slow = asyncio.Event()
+    await asyncio.wait_for(gate.hand_back(), LIMIT_S)
+    assert engine.left_to_expire == []
+
+
+async def test_outside_the_line_as_many_may_wait_as_in_it(gate: Gate, engine: HandEngine) -> None:
+    engine.away = UpstreamGoneError("away")
+    gate.lost("here")
+    name = RequestId("r")
+    waiting = [asyncio.create_task(gate.await_upstream(name, "here", LIMIT_S)) for _ in range(4)]
+    async with asyncio.timeout(LIMIT_S):
+        while gate.outside < 4:
+            await gate.changed()
+    with pytest.raises(RefusedError, match="queue_full"):
+        await gate.await_upstream(name, "here", LIMIT_S)
+    engine.away = None
+    gate.nudge("here")
+    await asyncio.gather(*waiting)
+    assert gate.outside == 0
+
+
+async def test_outside_the_line_nobody_waits_for_ever(gate: Gate, engine: HandEngine) -> None:
+    engine.away = UpstreamGoneError("away")
+    gate.lost("here")
+    with pytest.raises(RefusedError, match="upstream_away"):
+        await gate.await_upstream(RequestId("r"), "here", 0.01)
+    waiting = asyncio.create_task(gate.await_upstream(RequestId("r"), "here", LIMIT_S))
+    async with asyncio.timeout(LIMIT_S):
+        while not gate.outside:
+            await gate.changed()
+    await gate.drain(0.01)
+    with pytest.raises(RefusedError, match="shutting_down"):
+        await waiting

@@ -418,3 +418,86 @@ async def test_residents_need_an_answer(registry: Registry, ollama: SimulatedOll
 def delete(ollama: SimulatedOllama, name: str) -> None:
     """Take a model from an Ollama's disk; its runner stays."""
     del ollama._catalog._models[parse_name(name)]
+
+
+# ---------------------------------------------------------------- a name that means something else
+
+
+class Renamed(CountingOllama):
+    """An Ollama in which one name was given to another model behind the gate's back."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.now: dict[str, str] = {}
+
+    async def show(self, name: str) -> Mapping[str, Any] | None:
+        return await super().show(self.now.get(name, name))
+
+    async def tags(self) -> list[Mapping[str, Any]]:
+        tags = await super().tags()
+        by_name = {str(tag["name"]): tag for tag in tags}
+        return [{**by_name[self.now.get(name, name)], "name": name} for name in by_name]
+
+
+async def test_a_runner_is_known_by_its_digest_when_its_name_means_another_model(
+    ollama: SimulatedOllama,
+) -> None:
+    async with opened(Renamed(ollama.url)) as client:
+        registry = registry_of(client)
+        before = await known(registry, SMALL)
+        await load(client)
+        client.now[SMALL] = "qwen2.5:0.5b"
+        registry.forget()
+        assert (await known(registry, SMALL)).key != before.key
+        (resident,) = await registry.residents()
+        assert (resident.model, resident.name) == (before.key, SMALL)
+
+
+async def test_a_runner_whose_model_was_never_seen_is_known_by_its_digest_alone(
+    ollama: SimulatedOllama,
+) -> None:
+    async with opened(Renamed(ollama.url)) as client:
+        await load(client)
+        client.now[SMALL] = "qwen2.5:0.5b"
+        registry = registry_of(client)
+        (resident,) = await registry.residents()
+        assert resident.model != (await known(registry, SMALL)).key
+        assert resident.footprint_bytes > GIB
+
+
+async def test_a_runner_that_was_given_up_is_overlooked_until_it_has_gone(
+    client: CountingOllama, registry: Registry, ollama: SimulatedOllama
+) -> None:
+    await load(client)
+    (resident,) = await registry.residents()
+    registry.give_up(resident.model)
+    assert await registry.residents() == ()
+    await client.unload(SMALL)
+    async with asyncio.timeout(10):
+        while ollama.loaded():
+            await ollama.changed()
+    assert await registry.residents() == ()
+    await load(client)
+    assert [one.model for one in await registry.residents()] == [resident.model]
+
+
+async def test_a_model_that_ollama_cannot_show_is_not_taken_for_an_unknown_one(
+    ollama: SimulatedOllama,
+) -> None:
+    class Failing(CountingOllama):
+        async def show(self, name: str) -> Mapping[str, Any] | None:
+            raise UpstreamRefusedError(500, f"{name}: unexpected EOF")
+
+    async with opened(Failing(ollama.url)) as client:
+        with pytest.raises(UpstreamRefusedError, match="unexpected EOF"):
+            await registry_of(client).facts(SMALL)
+
+
+async def test_before_a_cpu_alone_a_budget_means_main_memory(make_ollama: MakeOllama) -> None:
+    ollama = await make_ollama(cards=())
+    async with opened(CountingOllama(ollama.url)) as client:
+        await load(client)
+        budget = dataclasses.replace(CARD, capacity_bytes=8 * GIB)
+        (resident,) = await registry_of(client, bin_=budget).residents()
+        assert resident.launch.num_gpu is None
+        assert resident.footprint_bytes > GIB

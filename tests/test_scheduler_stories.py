@@ -725,6 +725,13 @@ def full_queue() -> Play:
     return play
 
 
+def test_who_was_accepted_before_is_not_refused_for_a_full_queue() -> None:
+    play = Play(queue_max_size=1)
+    play.arrives(0, "a1", "a")
+    assert play.arrives(1, "again", "a", accepted=True) == []
+    assert len(play.machine.line) == 2
+
+
 def test_whoever_gets_a_slot_at_once_needs_no_place_in_the_queue() -> None:
     play = full_queue()
     assert play.arrives(3, "3", "a") == [forward("3")]

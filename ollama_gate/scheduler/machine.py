@@ -153,10 +153,14 @@ class Machine:
         assert request.id not in self.running, f"{request.id} runs already"
         if self.closing:
             self._refuse(request.id, Refusal.SHUTTING_DOWN)
-        elif len(self.line) >= self.policy.queue_max_size and not self._slot_at_once(request):
+        elif self._no_place_for(request):
             self._refuse(request.id, Refusal.QUEUE_FULL, retry_after_s=self._retry_after_s())
         else:
             self.line.join(request)
+
+    def _no_place_for(self, request: Request) -> bool:
+        full = len(self.line) >= self.policy.queue_max_size
+        return full and not request.accepted and not self._slot_at_once(request)
 
     def _slot_at_once(self, request: Request) -> bool:
         return any(

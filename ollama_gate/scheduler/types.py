@@ -84,6 +84,8 @@ class Request:
         keep_alive_s: how long the model may idle afterwards, `inf` for no limit; `None` leaves
             the runner's present limit as it is.
         default_keep_alive_s: the limit a runner starts with if this request causes its load.
+        accepted: accepted before, and tried again; it does not count against the queue's size
+            again.
     """
 
     id: RequestId
@@ -98,6 +100,7 @@ class Request:
     parallel: int = 1
     keep_alive_s: float | None = None
     default_keep_alive_s: float = 300.0
+    accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 Pure functions on bytes: nothing is asked, awaited or remembered here, and nothing decided either.
 """
 
+from ollama_gate.wire.names import changed_names
 from ollama_gate.wire.read import Ask, Encoded, Hopeless, read, read_priority
 from ollama_gate.wire.refuse import Answer, refusal, refuse, unload_answer
 from ollama_gate.wire.routes import Dialect, Endpoint, dialect_of, endpoint_of
@@ -14,6 +15,7 @@ __all__ = [
     "Encoded",
     "Endpoint",
     "Hopeless",
+    "changed_names",
     "dialect_of",
     "endpoint_of",
     "read",
