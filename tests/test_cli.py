@@ -329,3 +329,23 @@ async def test_the_demo_shows_that_the_gate_swaps_less(start: Start) -> None:
     assert [title for title in rows if title.startswith("wait, ")] == [
         f"wait, {name}: mean / longest" for name in ("high", "normal", "low")
     ]
+
+
+async def test_grace_ends_and_what_still_runs_is_cut_off(
+    serve: Callable[[], Awaitable[Command]],
+    ollama: SimulatedOllama,
+    http: Http,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "gate.yaml"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "grace": "200ms"}))
+    command = await serve()
+    url = await command.listens()
+    ollama.faults.hang(TINY)
+    running = asyncio.create_task(post(http, url, TINY))
+    await until(http, url, lambda status: status["running"])
+    command.process.terminate()
+    await command.says("answers cut off")
+    assert (await command.ends(limit_s=5))[0] == 0
+    with pytest.raises(aiohttp.ClientError):
+        await running
