@@ -616,6 +616,13 @@ def test_beside_a_model_on_the_cpu_ollama_looks_at_the_card_anew() -> None:
     ]
 
 
+def test_what_is_adopted_is_not_counted_twice() -> None:
+    play = Play(heard=False)
+    play.reads(0, used=9.0)
+    assert play.sees(1, a_resident("c"), a_resident("d")) == []
+    assert play.arrives(2, "e1", "e") == [load("e", "e1", free=15.0, alone=False)]
+
+
 def test_of_an_adopted_model_it_is_assumed_that_the_card_was_as_it_is() -> None:
     play = Play(capacity=None)
     play.reads(0, 12)
@@ -939,7 +946,7 @@ def test_an_adopted_model_that_is_evicted_at_once_is_awaited_all_the_same() -> N
     play = Play(capacity=None, heard=False)
     play.reads(0, 16)
     assert play.arrives(1, "1", "b") == []
-    assert play.sees(2, a_resident("a")) == [evict("a", "b", "25.2GiB")]
+    assert play.sees(2, a_resident("a")) == [evict("a", "b", "9.2GiB")]
     assert play.unloaded(3, "a") == []
     assert play.reads(4, 16) == []
     assert play.reads(5, 0) == [load("b", "1", free=free(0), waited=4)]

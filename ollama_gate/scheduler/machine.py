@@ -316,7 +316,7 @@ class Machine:
             idle_since=self.now,
         )
         runner.take(resident.footprint_bytes, resident.reported_bytes)
-        books.recognise(self._in_bin(resident.bin))
+        books.adopt(runner, self._in_bin(resident.bin))
 
     def _close(self) -> None:
         self.closing = True

@@ -206,6 +206,11 @@ class Books:
             most = max(0, self.used_bytes - committed(r for r in runners if r.resident))
             self.shown_bytes = min(max(self.shown_bytes, least), most)
 
+    def adopt(self, runner: Runner, runners: Collection[Runner]) -> None:
+        """Take for a runner's what was taken for somebody else's before it was known of."""
+        self.recognise(runners)
+        self.foreign_bytes = max(self.shown_bytes, self.foreign_bytes - runner.footprint_bytes)
+
     def cover(self, runners: Iterable[Runner]) -> None:
         """Book as somebody else's what a change of these runners leaves unexplained."""
         if self.used_bytes is not None:
