@@ -1,6 +1,6 @@
 """The scheduler in a world that keeps its own books. A failing seed is the bug report.
 
-`OLLAMA_GATE_SEEDS` raises the number of seeds, for a deep run.
+`WORLD_SEEDS` raises the number of seeds, for a deep run.
 """
 
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from tests.world import World
 
-SEEDS = int(os.environ.get("OLLAMA_GATE_SEEDS", "300"))
+SEEDS = int(os.environ.get("WORLD_SEEDS", "300"))
 BLOCK = 5
 
 
