@@ -13,7 +13,13 @@ from ollama_gate.errors import UpstreamError, UpstreamGoneError, UpstreamRefused
 from ollama_gate.ollama import Ollama
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.commands import Load, Unload
-from ollama_gate.scheduler.events import Interrupted, Loaded, LoadFailed, Resident
+from ollama_gate.scheduler.events import (
+    ERROR_STATUSES,
+    Interrupted,
+    Loaded,
+    LoadFailed,
+    Resident,
+)
 from ollama_gate.scheduler.types import Launch, ModelKey
 
 FOREVER: Final = "-1s"
@@ -46,7 +52,8 @@ class Engine:
             await self._load(command.name, command.launch, FOREVER)
             residents = await self._registry.residents()
         except UpstreamRefusedError as error:
-            status = max(error.status, HTTPStatus.BAD_REQUEST)
+            told = error.status in ERROR_STATUSES
+            status = error.status if told else HTTPStatus.INTERNAL_SERVER_ERROR
             return LoadFailed(status=status, text=error.text)
         except UpstreamGoneError:
             return Interrupted()

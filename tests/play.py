@@ -117,8 +117,8 @@ class Play:
         outcome = ev.Loaded(**told)
         return self.tell(at, ev.LoadEnded(bin=BinId(where), model=ModelKey(model), outcome=outcome))
 
-    def load_fails(self, at: float, model: str, text: str) -> list[Command]:
-        outcome = ev.LoadFailed(status=500, text=text)
+    def load_fails(self, at: float, model: str, text: str, *, status: int = 500) -> list[Command]:
+        outcome = ev.LoadFailed(status=status, text=text)
         return self.tell(at, ev.LoadEnded(bin=BinId("u/0"), model=ModelKey(model), outcome=outcome))
 
     def load_cut_short(self, at: float, model: str) -> list[Command]:

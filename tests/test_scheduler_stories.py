@@ -1169,3 +1169,20 @@ def test_a_contradiction_is_an_assertion_and_says_what_it_is() -> None:
         play.arrives(6, "2", "a", bins=("w/0",))
     with pytest.raises(AssertionError, match="fits no bin"):
         play.arrives(6, "2", "a", bins=())
+
+
+@pytest.mark.parametrize("status", [200, 399, 600])
+def test_a_load_does_not_fail_with_a_status_that_is_no_error(status: int) -> None:
+    play = Play()
+    play.arrives(0, "1", "a")
+    with pytest.raises(AssertionError, match=f"status is {status}"):
+        play.load_fails(1, "a", "no error", status=status)
+
+
+@pytest.mark.parametrize("status", [400, 599])
+def test_a_load_may_fail_with_any_error(status: int) -> None:
+    play = Play()
+    play.arrives(0, "1", "a")
+    assert play.load_fails(1, "a", "an error", status=status) == [
+        refuse("1", Refusal.LOAD_FAILED, status=status, text="an error")
+    ]

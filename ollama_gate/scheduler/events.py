@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Request, RequestId
 
+ERROR_STATUSES = range(400, 600)
+"""The only ones that a failure may have: a client must never be told one as a success."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
@@ -51,7 +54,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadFailed:
-    """How a load ended badly: Ollama's status and its own words."""
+    """How a load ended badly: an error's status, 400 to 599, and Ollama's own words."""
 
     status: int
     text: str

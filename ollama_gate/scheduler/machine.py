@@ -200,6 +200,7 @@ class Machine:
             case ev.Loaded() as loaded:
                 self._became_resident(runner, loaded)
             case ev.LoadFailed() as failed:
+                assert failed.status in ev.ERROR_STATUSES, f"a failure's status is {failed.status}"
                 self._refuse_everybody_for(runner, failed)
                 self._gone(runner)
             case ev.Interrupted():
