@@ -35,12 +35,14 @@ from ollama_gate.errors import (
 )
 from ollama_gate.footprint import Facts
 from ollama_gate.gate import REMEMBERED, Gate, Grant, RefusedError
-from ollama_gate.ollama import HOP_BY_HOP, Answer, Ollama
+from ollama_gate.ollama import Answer, Ollama, end_to_end
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.types import Refusal, Request, RequestId, RunnerView, Waiting
 
-GATE_HEADERS: Final = frozenset({"x-priority", "x-client-id", "x-deadline", "x-request-id"})
-"""Meant for the gate, and not sent on."""
+NOT_SENT_ON: Final = frozenset(
+    {"x-priority", "x-client-id", "x-deadline", "x-request-id", "host", "expect"}
+)
+"""Meant for the gate; and Ollama is sent its own `Host`."""
 
 CHANGES_MODELS: Final = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete"})
 """After one of these a name may mean another model."""
@@ -209,7 +211,7 @@ class Face:
         """Relay without a slot."""
         try:
             async with self._ollama.relay(
-                request.method, _target(request), _headers(request), body
+                request.method, _target(request), end_to_end(request.headers, NOT_SENT_ON), body
             ) as answer:
                 return await _copy(request, answer)
         except UpstreamGoneError as error:
@@ -289,7 +291,7 @@ class Face:
     async def _relay(
         self, request: web.Request, ask: wire.Ask, scheduled: Request, grant: Grant
     ) -> web.StreamResponse:
-        headers = _headers(request)
+        headers = end_to_end(request.headers, NOT_SENT_ON)
         if "Content-Length" in headers or ask.body:
             headers["Content-Length"] = str(len(ask.body))
         async with self._ollama.relay(
@@ -428,19 +430,6 @@ async def _understand(
     """What a body means; a large one is read beside the event loop, which others need."""
     read = functools.partial(wire.read, endpoint, request.headers, body, query=request.query_string)
     return read() if len(body) <= READ_AT_ONCE_BYTES else await asyncio.to_thread(read)
-
-
-def _headers(request: web.Request) -> CIMultiDict[str]:
-    """What is sent on: all but what ends here, what is the gate's, and the gate's own `Host`."""
-    named = {
-        token.strip().lower()
-        for value in request.headers.getall("Connection", ())
-        for token in value.split(",")
-    }
-    dropped = HOP_BY_HOP | GATE_HEADERS | named | {"host", "expect"}
-    return CIMultiDict(
-        (name, value) for name, value in request.headers.items() if name.lower() not in dropped
-    )
 
 
 def _status_of(error: GateError) -> int:

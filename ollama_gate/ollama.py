@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
 from ollama_gate.errors import (
@@ -52,6 +52,26 @@ HOP_BY_HOP: Final = frozenset(
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
+def end_to_end(
+    headers: MultiMapping[str], without: frozenset[str] = frozenset()
+) -> CIMultiDict[str]:
+    """The headers to pass on: less what ends at this connection, and less those `without`.
+
+    Args:
+        headers: as they came; repeated ones stay repeated.
+        without: names in lower case.
+    """
+    named = {
+        token.strip().lower()
+        for value in headers.getall("Connection", ())
+        for token in value.split(",")
+    }
+    dropped = HOP_BY_HOP | named | without
+    return CIMultiDict(
+        (name, value) for name, value in headers.items() if name.lower() not in dropped
+    )
+
+
 class Answer:
     """An upstream's answer whose body is still on its way."""
 
@@ -63,16 +83,7 @@ class Answer:
     @property
     def headers(self) -> CIMultiDict[str]:
         """What came, less what ends at this connection; repeated headers stay repeated."""
-        named = {
-            token.strip().lower()
-            for value in self._response.headers.getall("Connection", ())
-            for token in value.split(",")
-        }
-        return CIMultiDict(
-            (name, value)
-            for name, value in self._response.headers.items()
-            if name.lower() not in HOP_BY_HOP | named
-        )
+        return end_to_end(self._response.headers)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes, undecoded.

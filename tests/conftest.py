@@ -1,8 +1,9 @@
 """What more than one test file needs: a simulated Ollama, a gate before it, a client."""
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from msgspec import structs
 
 from ollama_gate.config import Config
+from ollama_gate.ollama import Ollama
 from ollama_gate.simulator import Settings, SimulatedOllama
 from ollama_gate.simulator.demo import SimulatedCard, gate_config
 from ollama_gate.site import Site
@@ -20,8 +22,20 @@ hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 SPEED = 200.0
 
+Client = TypeVar("Client", bound=Ollama)
+
 MakeSite = Callable[..., Awaitable[Site]]
 MakeOllama = Callable[..., Awaitable[SimulatedOllama]]
+
+
+@contextlib.asynccontextmanager
+async def opened(client: Client) -> AsyncIterator[Client]:
+    """A client of an upstream, open for the length of a block."""
+    await client.open()
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 @pytest.fixture

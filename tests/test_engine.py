@@ -1,10 +1,8 @@
 """Loads and unloads on a simulated Ollama, and how each is said to have ended."""
 
 import asyncio
-import contextlib
 import math
 from collections.abc import AsyncIterator
-from typing import TypeVar
 
 import pytest
 
@@ -19,13 +17,11 @@ from ollama_gate.scheduler.events import Interrupted, Loaded, LoadFailed
 from ollama_gate.scheduler.types import Bin, BinId, Launch, ModelKey, RequestId
 from ollama_gate.simulator import Model, SimulatedOllama
 from ollama_gate.simulator.refs import parse_name
-from tests.conftest import MakeOllama
+from tests.conftest import MakeOllama, opened
 
 SMALL, EMBEDDER = "llama3.2:1b", "nomic-embed-text"
 HERE = BinId("local/0")
 LIMIT_S = 5.0
-
-Client = TypeVar("Client", bound=Ollama)
 
 
 class Upstream(Ollama):
@@ -47,15 +43,6 @@ class Upstream(Ollama):
     async def until_asked(self, times: int) -> None:
         async with asyncio.timeout(LIMIT_S), self.asked:
             await self.asked.wait_for(lambda: self.asked_to_go >= times)
-
-
-@contextlib.asynccontextmanager
-async def opened(client: Client) -> AsyncIterator[Client]:
-    await client.open()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """What is known of a simulated Ollama's models, and what requests and runners come to with it."""
 
 import asyncio
-import contextlib
 import dataclasses
 import math
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -21,11 +20,9 @@ from ollama_gate.scheduler.types import Bin, BinId, Launch, Priority, Request, R
 from ollama_gate.simulator import Settings, SimulatedOllama, select
 from ollama_gate.simulator.refs import parse_name
 from ollama_gate.wire import Ask
-from tests.conftest import MakeOllama
+from tests.conftest import MakeOllama, opened
 
 GIB = 2**30
-
-Client = TypeVar("Client", bound=Ollama)
 
 SMALL, EMBEDDER = "llama3.2:1b", "nomic-embed-text"
 SPELLINGS = ["llama3.2:1b", "LLAMA3.2:1b", "library/llama3.2:1B", "llama3.2:1b:local"]
@@ -46,15 +43,6 @@ class CountingOllama(Ollama):
         self.shown.append(name)
         self.asked.set()
         return await super().show(name)
-
-
-@contextlib.asynccontextmanager
-async def opened(client: Client) -> AsyncIterator[Client]:
-    await client.open()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 @pytest.fixture
