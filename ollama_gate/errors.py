@@ -29,6 +29,14 @@ class UpstreamBrokenError(UpstreamError):
     """The answer began and then broke off; what was relayed cannot be taken back."""
 
 
+class UpstreamCutError(UpstreamBrokenError):
+    """The gate itself cut the answer off; the text says why, in words for the client."""
+
+
+class UpstreamLoopError(UpstreamGoneError):
+    """The upstream is this gate itself, directly or by way of others."""
+
+
 class UpstreamRefusedError(UpstreamError):
     """Ollama answered a request of the gate's own with an error.
 
@@ -57,6 +65,10 @@ class BodyTooLargeError(GateError):
 
 class EncodedBodyError(GateError):
     """A body that would have to be decoded before its model is known."""
+
+
+class RanTooLongError(GateError):
+    """A request was served for longer than `max_run`."""
 
 
 class ListenError(GateError):

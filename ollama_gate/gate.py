@@ -82,10 +82,11 @@ class RefusedError(GateError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A slot: where it is, and how long it was waited for."""
+    """A slot: where it is, how long it was waited for, and how much of that was its load."""
 
     bin: BinId
     queued_s: float
+    load_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,17 @@ class Gate:
             return False
         self._tell(ev.Released(model=model))
         return True
+
+    def expires_in(self, model: ModelKey) -> float | None:
+        """How long a resident model may still idle, in seconds, `inf` for ever.
+
+        As if it went idle now, while it serves somebody; `None` if it is not there.
+        """
+        now = asyncio.get_running_loop().time()
+        for runner in self._machine.runners.values():
+            if runner.model == model and runner.resident:
+                return runner.expires_at - now if runner.idle else runner.keep_alive_s
+        return None
 
     async def vacate(self, model: ModelKey, within_s: float) -> None:
         """Let a model go, and wait for it: its name is about to mean something else."""
@@ -359,7 +371,9 @@ class Gate:
         ticket = self._tickets.get(command.id)
         # Its client may have gone in this very instant; `Left` is on its way then.
         if ticket is not None and not ticket.granted.done():
-            ticket.granted.set_result(Grant(bin=command.bin, queued_s=command.queued_s))
+            ticket.granted.set_result(
+                Grant(bin=command.bin, queued_s=command.queued_s, load_s=command.load_s)
+            )
             request = ticket.request
             _queue.debug("forward", id=command.id, model=request.name, queued_s=command.queued_s)
 

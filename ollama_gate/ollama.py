@@ -1,125 +1,92 @@
 """What we ask of an upstream: load, unload, residents, show, relay.
 
 Every call goes over connections of the gate's own, so that no client's departure aborts a load.
-aiohttp's exceptions become ours here and nowhere else. Nothing is decided and nothing remembered.
+Nothing is decided and nothing remembered.
 """
 
-import contextlib
+import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
-
-import aiohttp
-from multidict import CIMultiDict, MultiMapping
-from yarl import URL
 
 from ollama_gate.errors import (
     UpstreamBrokenError,
     UpstreamGoneError,
+    UpstreamLoopError,
     UpstreamRefusedError,
     UpstreamSilentError,
 )
+from ollama_gate.link import Answer, Body, Header, Link
 from ollama_gate.scheduler.types import Launch
 
-CONNECT_S: Final = 10.0
 CONTROL_S: Final = 10.0
 """A question that needs no model is answered at once, or the upstream is as good as gone."""
 
 UNKNOWN_MODEL: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 """How `/api/show` answers to what is no name, and to a name of nothing."""
 
-KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
-"""Seconds of silence, seconds between probes, probes: a load may be silent for minutes, and only
-the kernel can tell whether the host is still there."""
-
 HOP_BY_HOP: Final = frozenset(
     {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
     }
 )
 """Headers that end at each connection (RFC 9110 §7.6.1)."""
 
-_AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+VIA: Final = b"X-Ollama-Gate-Via"
+"""Names each gate that a request has passed; one that finds itself there stands in a circle."""
 
 
-def end_to_end(
-    headers: MultiMapping[str], without: frozenset[str] = frozenset()
-) -> CIMultiDict[str]:
+def end_to_end(headers: Iterable[Header], without: frozenset[bytes] = frozenset()) -> list[Header]:
     """The headers to pass on: less what ends at this connection, and less those `without`.
 
     Args:
         headers: as they came; repeated ones stay repeated.
         without: names in lower case.
     """
-    named = {
-        token.strip().lower()
-        for value in headers.getall("Connection", ())
-        for token in value.split(",")
-    }
-    dropped = HOP_BY_HOP | named | without
-    return CIMultiDict(
-        (name, value) for name, value in headers.items() if name.lower() not in dropped
-    )
-
-
-class Answer:
-    """An upstream's answer whose body is still on its way."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.reason = response.reason or ""
-
-    @property
-    def headers(self) -> CIMultiDict[str]:
-        """What came, less what ends at this connection; repeated headers stay repeated."""
-        return end_to_end(self._response.headers)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes, undecoded.
-
-        Raises:
-            UpstreamBrokenError: the body broke off.
-        """
-        try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UpstreamBrokenError(f"the answer broke off: {_words(error)}") from error
+    passed, named = [], set[bytes]()
+    for header in headers:
+        name = header[0].lower()
+        if name == b"connection":
+            named.update(token.strip().lower() for token in header[1].split(b","))
+        elif name not in HOP_BY_HOP and name not in without:
+            passed.append(header)
+    # Nearly always only `keep-alive` and `close`, which are no headers to pass on.
+    if named - {b"keep-alive", b"close"}:
+        return [header for header in passed if header[0].lower() not in named]
+    return passed
 
 
 class Ollama:
-    """One upstream. `open` before the first call, `close` after the last."""
+    """One upstream. `open` before the first call, `close` after the last.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: its base URL.
+        gate: what this gate calls itself towards other gates.
+    """
+
+    def __init__(self, url: str, *, gate: str = "") -> None:
         self.url = url.rstrip("/")
-        self._session: aiohttp.ClientSession | None = None
+        self._marks: tuple[Header, ...] = ((VIA, gate.encode()),) if gate else ()
+        self._link: Link | None = None
 
     async def open(self) -> None:
         """Take what needs a running event loop."""
-        self._session = aiohttp.ClientSession(
-            auto_decompress=False,
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=_probed_socket),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-            skip_auto_headers=_AUTOMATIC,
-        )
+        self._link = Link(self.url)
 
     async def close(self) -> None:
         """Drop every connection."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     async def residents(self) -> list[Mapping[str, Any]]:
         """The models of `GET /api/ps`, as they come.
@@ -176,40 +143,29 @@ class Ollama:
         """Ask for a model to go; the answer comes before it has gone. Raises as `load` does."""
         await self._ask("POST", "/api/generate", {"model": name, "keep_alive": 0})
 
-    @contextlib.asynccontextmanager
     async def relay(
         self,
         method: str,
         target: str,
-        headers: CIMultiDict[str],
-        body: bytes | AsyncIterator[bytes] | None,
-    ) -> AsyncIterator[Answer]:
-        """Send a client's request on; leaving the block before the body's end hangs up.
+        headers: Iterable[Header],
+        body: Body,
+        on_continue: Callable[[], None] | None = None,
+    ) -> Answer:
+        """Send a client's request on. The caller closes the answer; unread, that hangs up.
 
         Args:
             method: as it came.
             target: path and query exactly as they came.
-            headers: what is to be sent, `Host` aside.
+            headers: what is to be sent; `Host` and the framing of a body at hand are added.
             body: the bytes, or a stream of them.
+            on_continue: told when the upstream asks for the body.
 
         Raises:
             UpstreamGoneError: no answer; nothing was received of it.
         """
-        try:
-            response = await self._open_session().request(
-                method,
-                URL(self.url + target, encoded=True),
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UpstreamGoneError(f"{self.url} does not answer: {_words(error)}") from error
-        try:
-            yield Answer(response)
-        finally:
-            # A body read to its end has given its connection back already.
-            response.close()
+        return await self._opened().send(
+            method, target, (*headers, *self._marks), body, on_continue=on_continue
+        )
 
     async def _ask(
         self,
@@ -219,24 +175,31 @@ class Ollama:
         *,
         within_s: float | None = CONTROL_S,
     ) -> Mapping[str, Any]:
-        timeout = aiohttp.ClientTimeout(total=within_s, sock_connect=CONNECT_S)
+        headers, sent = self._marks, None
+        if body is not None:
+            headers = (*headers, (b"Content-Type", b"application/json"))
+            sent = json.dumps(body).encode()
         try:
-            async with self._open_session().request(
-                method, self.url + path, json=body, timeout=timeout, allow_redirects=False
-            ) as response:
-                text = await response.text(errors="replace")
+            async with asyncio.timeout(within_s):
+                answer = await self._opened().send(method, path, headers, sent)
+                try:
+                    whole = b"".join([part async for part in answer.chunks()])
+                finally:
+                    answer.close()
         except TimeoutError as error:
             raise UpstreamSilentError(f"{self.url} did not answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamGoneError(f"{self.url} does not answer: {_words(error)}") from error
-        return _read(response.status, text)
+        except UpstreamBrokenError as error:
+            raise UpstreamGoneError(f"{self.url} does not answer: {error}") from error
+        return _read(answer.status, whole.decode(errors="replace"))
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        assert self._session is not None, "open() comes first"
-        return self._session
+    def _opened(self) -> Link:
+        assert self._link is not None, "open() comes first"
+        return self._link
 
 
 def _read(status: int, text: str) -> Mapping[str, Any]:
+    if status == HTTPStatus.LOOP_DETECTED:
+        raise UpstreamLoopError(text[:200])
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
@@ -266,16 +229,3 @@ def _options(launch: Launch) -> dict[str, Any]:
         "draft_num_predict": launch.draft_num_predict,
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family=family, type=kind, proto=protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE:
-        made.setsockopt(socket.IPPROTO_TCP, option, value)
-    return made
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__

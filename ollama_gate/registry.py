@@ -194,6 +194,11 @@ class Registry:
         own = self._models.get(_key(facts.name))
         return min(slots, own.max_concurrent) if own and own.max_concurrent else slots
 
+    def model_of(self, digest: str) -> ModelKey:
+        """What the manifest's digest in a line of `/api/ps` stands for."""
+        known = self._by_digest.get(digest)
+        return ModelKey(digest) if known is None else known.key
+
     async def residents(self) -> tuple[Resident, ...]:
         """What is resident, with what it takes.
 

@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import ipaddress
+import socket
+import uuid
 from time import monotonic
 from typing import Any, Final, Self
 
+import psutil
 from aiohttp import web
 from yarl import URL
 
@@ -15,6 +18,7 @@ from ollama_gate.config import Card, Config, UpstreamConfig
 from ollama_gate.engine import Engine
 from ollama_gate.errors import CardError, ListenError
 from ollama_gate.gate import Gate
+from ollama_gate.guard import Guard
 from ollama_gate.ollama import Ollama
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler import Machine
@@ -51,7 +55,8 @@ class Site:
         self.url = ""
         self._card = card
         self._busy_poll_s = busy_poll_s
-        self._ollama = Ollama(config.upstream.url)
+        self._name = uuid.uuid4().hex
+        self._ollama = Ollama(config.upstream.url, gate=self._name)
         self._poller: gpu.Poller | None = None
         self._runner: web.AppRunner | None = None
         self._listener: web.TCPSite | None = None
@@ -98,6 +103,8 @@ class Site:
             registry=registry,
             ollama=self._ollama,
             readings=self._readings,
+            guard=_guard(self.config),
+            name=self._name,
         )
         try:
             await self._listen(face)
@@ -197,7 +204,10 @@ def _find_card(upstream: UpstreamConfig) -> gpu.Card | None:
 
 
 def _is_local(url: str) -> bool:
-    host = URL(url).host or ""
+    return _is_loopback(URL(url).host or "")
+
+
+def _is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost" or host.endswith(".localhost")
@@ -212,6 +222,25 @@ def _bin(config: Config, card: gpu.Card | None) -> Bin:
         capacity_bytes=upstream.gpus.vram_bytes if isinstance(upstream.gpus, Card) else None,
         reserve_bytes=config.vram.reserve_bytes,
         cpu=cpu,
+    )
+
+
+def _guard(config: Config) -> Guard:
+    return Guard(
+        origins=config.origins,
+        on_loopback=_is_loopback(config.listen.host),
+        hostname=socket.gethostname(),
+        own_addresses=_own_addresses,
+    )
+
+
+def _own_addresses() -> frozenset[str]:
+    """Every address of this machine's network interfaces."""
+    return frozenset(
+        entry.address.partition("%")[0]
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family in {socket.AF_INET, socket.AF_INET6}
     )
 
 

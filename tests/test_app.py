@@ -244,9 +244,13 @@ async def test_keep_alive_is_the_gates_to_honour(
     assert (await post(http, url, generate(SMALL, keep_alive="1h")))[0] == 200
     runner = (await status(http, site))["runners"][0]
     assert 3500 < runner["expires_in_s"] <= 3600
-    async with http.get(f"{site.url}/api/ps") as response:
+    async with http.get(f"{ollama.url}/api/ps") as response:
         shown = (await response.json())["models"][0]["expires_at"]
     assert shown > "2100", "Ollama was given the client's keep_alive"
+    async with http.get(f"{site.url}/api/ps") as response:
+        shown = (await response.json())["models"][0]["expires_at"]
+    left = datetime.fromisoformat(shown) - datetime.now(UTC)
+    assert timedelta(seconds=3500) < left <= timedelta(hours=1)
     assert (await post(http, url, generate(SMALL, keep_alive=0)))[0] == 200
     await unloaded(ollama)
 

@@ -227,7 +227,7 @@ def test_problems_of_file_environment_and_flags_come_together() -> None:
 
 @pytest.mark.parametrize(
     "later",
-    ["origins", "offload", "num_ctx", "max_concurrent", "max_run", "trace", "jobs", "state_dir"],
+    ["offload", "num_ctx", "max_concurrent", "trace", "jobs", "state_dir"],
 )
 def test_a_key_that_does_not_work_yet_is_unknown(later: str) -> None:
     (only,) = problems(f"{later}: null")
@@ -486,6 +486,7 @@ def test_a_flag_is_above_a_variable_above_the_file_above_the_default() -> None:
 def test_every_key_but_the_models_has_a_variable() -> None:
     values = {
         "LISTEN": "9000",
+        "ORIGINS": "https://a.example,http://b.*",
         "UPSTREAM_NAME": "x",
         "UPSTREAM": "x",
         "UPSTREAM_NUM_PARALLEL": "2",
@@ -499,6 +500,7 @@ def test_every_key_but_the_models_has_a_variable() -> None:
         "QUEUE_MAX_SIZE": "2",
         "SCHEDULER_TAU": "[1s, 2s, 3s]",
         "SCHEDULER_KAPPA": "2",
+        "MAX_RUN": "2h",
         "MAX_BODY": "2MiB",
         "GRACE": "2s",
         "LOG_LEVEL": "error",
@@ -666,6 +668,7 @@ def test_what_is_in_effect_is_shown_in_the_order_of_the_documented_file() -> Non
     )
     assert describe(seen) == [
         ("listen", "[::1]:9000", "flag --listen"),
+        ("origins", "[]", "default"),
         ("upstreams[0].name", "local", "default"),
         ("upstreams[0].url", "http://127.0.0.1:11434", "default"),
         ("upstreams[0].num_parallel", "1", "default"),
@@ -681,6 +684,7 @@ def test_what_is_in_effect_is_shown_in_the_order_of_the_documented_file() -> Non
         ("queue.max_size", "1000", "default"),
         ("scheduler.tau", "[20s, 2m, 5m]", "default"),
         ("scheduler.kappa", "6", "default"),
+        ("max_run", "0s", "default"),
         ("max_body", "100MiB", "default"),
         ("grace", "30s", "default"),
         ("log.level", "debug", "gate.yaml:1"),

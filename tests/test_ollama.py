@@ -10,7 +10,8 @@ import pytest
 from multidict import CIMultiDict
 
 from ollama_gate.errors import UpstreamBrokenError, UpstreamGoneError, UpstreamRefusedError
-from ollama_gate.ollama import Ollama
+from ollama_gate.link import Answer
+from ollama_gate.ollama import Ollama, end_to_end
 from ollama_gate.scheduler.types import Launch
 
 LIMIT_S = 5.0
@@ -100,16 +101,34 @@ def as_json(value: Any, status: str = "200 OK") -> bytes:
     return reply(json.dumps(value).encode(), status)
 
 
+@contextlib.asynccontextmanager
+async def relayed(
+    ollama: Ollama,
+    method: str,
+    target: str,
+    headers: Headers,
+    body: bytes | AsyncIterator[bytes] | None,
+) -> AsyncIterator[Answer]:
+    """Relay a request, and close its answer."""
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    answer = await ollama.relay(method, target, raw, body)
+    try:
+        yield answer
+    finally:
+        answer.close()
+
+
 async def fetch(
     ollama: Ollama, target: str = "/", headers: Headers | None = None, method: str = "GET"
 ) -> tuple[int, str, Headers, bytes]:
     """Relay a request without a body and read the whole answer."""
     async with (
         asyncio.timeout(LIMIT_S),
-        ollama.relay(method, target, headers or CIMultiDict(), None) as answer,
+        relayed(ollama, method, target, headers or CIMultiDict(), None) as answer,
     ):
         body = b"".join([chunk async for chunk in answer.chunks()])
-        return answer.status, answer.reason, answer.headers, body
+        shown = CIMultiDict((n.decode(), v.decode()) for n, v in end_to_end(answer.headers))
+        return answer.status, answer.reason.decode(), shown, body
 
 
 # ------------------------------------------------------------------------------- a request sent on
@@ -196,7 +215,7 @@ async def test_an_upload_is_sent_on_while_it_comes(upstreams: Upstreams) -> None
     ollama = await upstreams.start(play)
     async with (
         asyncio.timeout(LIMIT_S),
-        ollama.relay("POST", "/api/blobs/x", CIMultiDict(), upload()) as answer,
+        relayed(ollama, "POST", "/api/blobs/x", CIMultiDict(), upload()) as answer,
     ):
         assert answer.status == 200
     assert "Transfer-Encoding: chunked" in heard
@@ -219,7 +238,7 @@ async def test_an_upload_of_known_length_keeps_its_length(upstreams: Upstreams) 
     headers = CIMultiDict({"Content-Length": "10"})
     async with (
         asyncio.timeout(LIMIT_S),
-        ollama.relay("POST", "/api/blobs/x", headers, upload()) as answer,
+        relayed(ollama, "POST", "/api/blobs/x", headers, upload()) as answer,
     ):
         assert answer.status == 200
     assert heard[-1] == "0123456789"
@@ -237,7 +256,7 @@ async def test_a_body_of_bytes_is_sent_whole_and_untyped(upstreams: Upstreams) -
     ollama = await upstreams.start(play)
     async with (
         asyncio.timeout(LIMIT_S),
-        ollama.relay("POST", "/api/generate", CIMultiDict(), b"{}") as answer,
+        relayed(ollama, "POST", "/api/generate", CIMultiDict(), b"{}") as answer,
     ):
         assert answer.status == 200
     assert heard[-1] == "{}"
@@ -302,7 +321,7 @@ async def test_a_chunk_is_passed_on_when_it_comes(upstreams: Upstreams) -> None:
 
     ollama = await upstreams.start(play)
     got = []
-    async with asyncio.timeout(LIMIT_S), ollama.relay("GET", "/", CIMultiDict(), None) as answer:
+    async with asyncio.timeout(LIMIT_S), relayed(ollama, "GET", "/", CIMultiDict(), None) as answer:
         async for chunk in answer.chunks():
             got.append(chunk)
             seen.set()
@@ -319,7 +338,7 @@ async def test_who_leaves_before_the_end_hangs_up(upstreams: Upstreams) -> None:
 
     ollama = await upstreams.start(play)
     async with asyncio.timeout(LIMIT_S):
-        async with ollama.relay("GET", "/", CIMultiDict(), None) as answer:
+        async with relayed(ollama, "GET", "/", CIMultiDict(), None) as answer:
             assert answer.status == 200
         assert await ended
 
@@ -336,7 +355,7 @@ async def test_a_body_that_breaks_off_is_told_from_one_that_ends(
     upstreams: Upstreams, broken: bytes
 ) -> None:
     ollama = await upstreams.answering(broken)
-    async with asyncio.timeout(LIMIT_S), ollama.relay("GET", "/", CIMultiDict(), None) as answer:
+    async with asyncio.timeout(LIMIT_S), relayed(ollama, "GET", "/", CIMultiDict(), None) as answer:
         assert answer.status == 200
         with pytest.raises(UpstreamBrokenError, match="broke off"):
             assert [chunk async for chunk in answer.chunks()] == []

@@ -36,6 +36,7 @@ def a_runner(model: str, size: int, launch: Launch | None = None) -> Runner:
         state=RunnerState.RESIDENT,
         since=0.0,
         load_s=1.0,
+        began_at=0.0,
     )
 
 

@@ -50,6 +50,7 @@ def a_runner(
         state=state,
         since=0.0,
         load_s=1.0,
+        began_at=0.0,
     )
 
 

@@ -79,6 +79,7 @@ class _Keys(NamedTuple):
     """Every key but a model's, in the order of the documented gate.yaml."""
 
     listen: Key[Listen] = _key("listen", kinds.AN_ADDRESS, _DEFAULT.listen)
+    origins: Key[tuple[str, ...]] = _key("origins", kinds.ORIGINS, _DEFAULT.origins)
     name: Key[str] = _key(f"{ENTRY}.name", kinds.A_NAME, _UPSTREAM.name)
     url: Key[str] = _key(f"{ENTRY}.url", kinds.A_URL, _UPSTREAM.url)
     num_parallel: Key[int] = _key(f"{ENTRY}.num_parallel", kinds.AN_INTEGER, _UPSTREAM.num_parallel)
@@ -100,6 +101,7 @@ class _Keys(NamedTuple):
         "scheduler.tau", kinds.PATIENCE, _DEFAULT.scheduler.tau_s
     )
     kappa: Key[float] = _key("scheduler.kappa", kinds.A_NUMBER, _DEFAULT.scheduler.kappa)
+    max_run: Key[float] = _key("max_run", kinds.A_DURATION, _DEFAULT.max_run_s)
     max_body: Key[int] = _key("max_body", kinds.A_SIZE, _DEFAULT.max_body_bytes)
     grace: Key[float] = _key("grace", kinds.A_DURATION, _DEFAULT.grace_s)
     level: Key[LogLevel] = _key("log.level", kinds.A_LOG_LEVEL, _DEFAULT.log.level)

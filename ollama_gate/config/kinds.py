@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import yaml
 
 from ollama_gate.config.addresses import OLLAMA_PORT, parse_listen, parse_upstream
-from ollama_gate.config.nodes import Problem, found
+from ollama_gate.config.nodes import Problem, found, quoted
 from ollama_gate.config.structs import KvCacheType, LogFormat, LogLevel
 from ollama_gate.config.units import (
     format_duration,
@@ -23,6 +23,7 @@ from ollama_gate.config.units import (
     parse_number,
     parse_size,
 )
+from ollama_gate.guard import problem_of
 from ollama_gate.scheduler.types import Priority
 
 T = TypeVar("T")
@@ -171,4 +172,35 @@ PATIENCE = Kind(
     read=_read_tau,
     show=lambda tau: f"[{', '.join(map(format_duration, tau))}]",
     structured=True,
+)
+
+
+def _read_origins(node: yaml.Node) -> tuple[str, ...]:
+    """A list, or one text with commas, which is what `OLLAMA_ORIGINS` holds."""
+    if isinstance(node, yaml.ScalarNode) and node.tag in _PLAIN_TAGS:
+        return tuple(_origin(part.strip(), node) for part in node.value.split(","))
+    if isinstance(node, yaml.SequenceNode):
+        parts = {f"[{place}]": part for place, part in enumerate(node.value)}
+        return tuple(read_parts(_AN_ORIGIN, parts, []))
+    raise wrong(node, "a list of origins such as [https://chat.example, 'http://10.0.0.*']")
+
+
+def _origin(text: str, node: yaml.Node) -> str:
+    expected = problem_of(text)
+    if expected is not None:
+        raise WrongError(("", f"expected {expected}, found {quoted(text)}", node))
+    return text
+
+
+def _read_origin(node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN_TAGS:
+        raise wrong(node, "an origin")
+    return _origin(node.value.strip(), node)
+
+
+_AN_ORIGIN = Kind(read=_read_origin, show=str)
+
+
+ORIGINS = Kind(
+    read=_read_origins, show=lambda origins: f"[{', '.join(map(quoted, origins))}]", structured=True
 )

@@ -55,6 +55,7 @@ def _build(reading: Reading, models: Iterable[str]) -> Config:
     value = reading.value
     return Config(
         listen=(listen := value(KEYS.listen)),
+        origins=value(KEYS.origins),
         upstream=UpstreamConfig(
             name=value(KEYS.name),
             url=reading.upstream_url(listen),
@@ -70,6 +71,7 @@ def _build(reading: Reading, models: Iterable[str]) -> Config:
         models=MappingProxyType({name: reading.model(name) for name in models}),
         queue=QueueConfig(max_size=value(KEYS.max_size)),
         scheduler=SchedulerConfig(tau_s=value(KEYS.tau), kappa=value(KEYS.kappa)),
+        max_run_s=value(KEYS.max_run),
         max_body_bytes=value(KEYS.max_body),
         grace_s=value(KEYS.grace),
         log=LogConfig(level=value(KEYS.level), format=value(KEYS.format)),

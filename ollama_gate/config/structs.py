@@ -107,19 +107,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set; `Config()` is the defaults.
 
     Attributes:
+        origins: whom to let in beyond Ollama's own list, as `OLLAMA_ORIGINS`.
         keep_alive_s: how long a model may idle, `inf` for no limit.
         models: by name as written in the file; normalising is the reader's part.
+        max_run_s: how long one request may be served, 0 for no limit.
         max_body_bytes: of a request that must be read to learn its model.
         grace_s: for running answers at shutdown.
     """
 
     listen: Listen = Listen()
+    origins: tuple[str, ...] = ()
     upstream: UpstreamConfig = UpstreamConfig()
     vram: VramConfig = VramConfig()
     keep_alive_s: float = 300.0
     models: Mapping[str, ModelConfig] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     queue: QueueConfig = QueueConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    max_run_s: float = 0.0
     max_body_bytes: int = 100 * 2**20
     grace_s: float = 30.0
     log: LogConfig = LogConfig()

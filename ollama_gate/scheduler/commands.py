@@ -3,7 +3,7 @@
 Each carries the reason and the numbers that decided, so that nobody has to work them out again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Refusal, RequestId
 
@@ -61,11 +61,17 @@ class Unload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
-    """The request has its slot: send it now."""
+    """The request has its slot: send it now.
+
+    Attributes:
+        queued_s: how long it has waited.
+        load_s: for how much of that its model was being loaded; no part of what is decided.
+    """
 
     id: RequestId
     bin: BinId
     queued_s: float
+    load_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

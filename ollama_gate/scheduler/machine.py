@@ -313,6 +313,7 @@ class Machine:
             state=RunnerState.RESIDENT,
             since=self.now,
             load_s=self._load_guess_s(resident.model, resident.footprint_bytes),
+            began_at=self.now,
             ready_at=self.now,
             idle_since=self.now,
         )
@@ -635,6 +636,7 @@ class Machine:
             state=RunnerState.LOADING,
             since=self.now,
             load_s=self._load_guess_s(request.model, need.footprint_bytes),
+            began_at=self.now,
         )
 
     def is_draining(self, runner: Runner) -> bool:
@@ -663,7 +665,12 @@ class Machine:
         if request.keep_alive_s is not None:
             runner.keep_alive_s = request.keep_alive_s
         self._commands.append(
-            Forward(id=request.id, bin=runner.bin.id, queued_s=self.now - request.arrived_at)
+            Forward(
+                id=request.id,
+                bin=runner.bin.id,
+                queued_s=self.now - request.arrived_at,
+                load_s=runner.loading_since(request.arrived_at),
+            )
         )
 
     def _may_expire(self, runner: Runner) -> bool:

@@ -40,6 +40,7 @@ class Runner:
         free_at_load_bytes: what the card had free when its load began. Ollama remembers this
             figure for as long as the runner lives and plans with it.
         since: when it entered its present state.
+        began_at: when its load was ordered; of an adopted one, when it was first seen.
         ready_at: when it became resident.
         served: how many requests it has been given since.
         used_before_bytes: the reading at the moment Ollama stopped listing it.
@@ -59,6 +60,7 @@ class Runner:
     state: RunnerState
     since: float
     load_s: float
+    began_at: float
     ready_at: float = 0.0
     idle_since: float = 0.0
     served: int = 0
@@ -80,6 +82,10 @@ class Runner:
     def expires_at(self) -> float:
         """When its `keep_alive` ends, if nobody comes; `inf` for never."""
         return self.idle_since + self.keep_alive_s
+
+    def loading_since(self, at: float) -> float:
+        """How long its load went on after an instant, in seconds; an adopted one had none."""
+        return max(0.0, self.ready_at - max(self.began_at, at))
 
     def take(self, footprint_bytes: int | None, reported_bytes: int | None) -> None:
         """Book what Ollama says that it takes; `None` keeps what was booked.

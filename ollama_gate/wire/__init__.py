@@ -3,9 +3,10 @@
 Pure functions on bytes: nothing is asked, awaited or remembered here, and nothing decided either.
 """
 
+from ollama_gate.wire.listing import with_expiries
 from ollama_gate.wire.names import changed_names
 from ollama_gate.wire.read import Ask, Encoded, Hopeless, read, read_priority
-from ollama_gate.wire.refuse import Answer, refusal, refuse, unload_answer
+from ollama_gate.wire.refuse import Answer, broken_line, refusal, refuse, unload_answer
 from ollama_gate.wire.routes import Dialect, Endpoint, dialect_of, endpoint_of
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Encoded",
     "Endpoint",
     "Hopeless",
+    "broken_line",
     "changed_names",
     "dialect_of",
     "endpoint_of",
@@ -23,4 +25,5 @@ __all__ = [
     "refusal",
     "refuse",
     "unload_answer",
+    "with_expiries",
 ]

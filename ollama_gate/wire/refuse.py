@@ -11,6 +11,7 @@ from ollama_gate.wire.routes import Dialect, Endpoint
 
 QUEUE_FULL_TEXT: Final = "server busy, please try again.  maximum pending requests exceeded"
 """Ollama's own, two spaces included."""
+RUNNER_DIED_TEXT: Final = "an error was encountered while running the model: unexpected EOF"
 CANCELLED_TEXT: Final = "request canceled"
 CLIENT_CLOSED_REQUEST: Final = 499
 
@@ -109,6 +110,11 @@ def unload_answer(endpoint: Endpoint, model: str, created_at: str) -> Answer:
     return Answer(
         status=HTTPStatus.OK, headers=(("Content-Type", _NATIVE_TYPE),), body=_go_json(said)
     )
+
+
+def broken_line(text: str | None = None) -> bytes:
+    """The last line of an NDJSON stream that cannot go on; by default as for a runner that died."""
+    return _go_json({"error": RUNNER_DIED_TEXT if text is None else text}) + b"\n"
 
 
 def _default(reason: Refusal) -> tuple[int, str]:

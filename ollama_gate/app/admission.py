@@ -1,0 +1,273 @@
+"""Inference: what a request asks for, a slot, and the answer that comes through it."""
+
+import asyncio
+import functools
+import uuid
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final, assert_never
+
+from aiohttp import web
+
+from ollama_gate import names, wire
+from ollama_gate.app import relaying
+from ollama_gate.app.answers import answer_of
+from ollama_gate.app.passing import NOT_SENT_ON, Passage
+from ollama_gate.config import Config
+from ollama_gate.errors import (
+    BadRequestError,
+    BodyTooLargeError,
+    EncodedBodyError,
+    GateError,
+    RanTooLongError,
+    UpstreamError,
+    UpstreamGoneError,
+    UpstreamLoopError,
+    UpstreamRefusedError,
+    UpstreamSilentError,
+)
+from ollama_gate.footprint import Facts
+from ollama_gate.gate import REMEMBERED, Gate, Grant, RefusedError
+from ollama_gate.ollama import Ollama, end_to_end
+from ollama_gate.registry import Registry
+from ollama_gate.scheduler.types import Refusal, Request, RequestId
+
+READ_AT_ONCE_BYTES: Final = 128 * 2**10
+"""A body up to this size is understood within a few milliseconds, whatever it holds."""
+
+_BODY_HEADERS: Final = NOT_SENT_ON | {b"expect"}
+"""A body that is at hand is sent without asking."""
+
+_STATUSES: Final[Sequence[tuple[type[GateError], int]]] = (
+    (BadRequestError, HTTPStatus.BAD_REQUEST),
+    (BodyTooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (EncodedBodyError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
+    (RanTooLongError, HTTPStatus.GATEWAY_TIMEOUT),
+    (UpstreamLoopError, HTTPStatus.LOOP_DETECTED),
+    (UpstreamError, HTTPStatus.BAD_GATEWAY),
+)
+"""How each error is answered; the first that fits."""
+
+
+class Admission:
+    """The way to an upstream through the gate."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        gate: Gate,
+        registry: Registry,
+        ollama: Ollama,
+        passage: Passage,
+    ) -> None:
+        self._config = config
+        self._gate = gate
+        self._registry = registry
+        self._ollama = ollama
+        self._passage = passage
+        self._by_client_id: OrderedDict[str, RequestId] = OrderedDict()
+
+    def id_of(self, given: str) -> RequestId:
+        """The gate's own name for a request, given that or the client's."""
+        return self._by_client_id.get(given, RequestId(given))
+
+    async def take(self, request: web.Request, endpoint: wire.Endpoint) -> web.StreamResponse:
+        """Admit a request, wait for its slot, relay its answer."""
+        gate_id = self._new_id(request)
+        arrived_at = asyncio.get_running_loop().time()
+        try:
+            return await self._admit(request, endpoint, gate_id, arrived_at)
+        except RefusedError as refused:
+            answer = self._refusal(endpoint, gate_id, refused)
+        except UpstreamRefusedError as error:
+            code = max(error.status, HTTPStatus.BAD_REQUEST)
+            answer = wire.refuse(endpoint.dialect, code, error.text)
+        except GateError as error:
+            answer = wire.refuse(
+                endpoint.dialect,
+                _status_of(error),
+                str(error),
+                retryable=not isinstance(error, RanTooLongError),
+            )
+        waited_s = asyncio.get_running_loop().time() - arrived_at
+        response = answer_of(answer)
+        response.headers.extend(_own_headers(request, gate_id, waited_s, 0.0))
+        return response
+
+    async def _admit(
+        self,
+        request: web.Request,
+        endpoint: wire.Endpoint,
+        gate_id: RequestId,
+        arrived_at: float,
+    ) -> web.StreamResponse:
+        priority = wire.read_priority(request.headers.get("X-Priority"))
+        body = await relaying.read(request, self._config.max_body_bytes)
+        ask = await _understand(request, endpoint, body)
+        match ask:
+            case wire.Ask():
+                pass
+            case wire.Hopeless():
+                return await self._passage.send(request, _if_any(request, body))
+            case wire.Encoded():
+                raise EncodedBodyError(
+                    f"expected a body without Content-Encoding, found {ask.encoding}"
+                )
+            case _:
+                assert_never(ask)
+        facts = None if names.is_cloud(ask.model) else await self._facts(gate_id, ask.model)
+        if facts is None or _would_be_refused(ask, facts):
+            return await self._passage.send(request, _if_any(request, body))
+        if _asks_to_unload(endpoint, ask):
+            if self._gate.release(facts.key):
+                return answer_of(wire.unload_answer(endpoint, ask.model, _go_time()))
+            return await self._passage.send(request, body)
+        scheduled = self._registry.request(
+            gate_id,
+            ask,
+            facts,
+            priority=priority,
+            client=_client(request),
+            arrived_at=arrived_at,
+        )
+        return await self._serve(request, ask.body, scheduled)
+
+    async def _facts(self, gate_id: RequestId, name: str) -> Facts | None:
+        """What is known of a model; waits for an upstream that is away."""
+        upstream = self._config.upstream
+        until = asyncio.get_running_loop().time() + upstream.outage_wait_s
+        while True:
+            try:
+                return await self._registry.facts(name)
+            except (UpstreamSilentError, UpstreamLoopError):
+                raise
+            except UpstreamGoneError:
+                self._gate.lost(upstream.name)
+            left_s = max(0.0, until - asyncio.get_running_loop().time())
+            await self._gate.await_upstream(gate_id, upstream.name, left_s)
+
+    async def _serve(
+        self, request: web.Request, body: bytes, scheduled: Request
+    ) -> web.StreamResponse:
+        try:
+            async with self._gate.slot(scheduled) as grant:
+                return await self._relay(request, body, scheduled, grant)
+        except UpstreamGoneError:
+            self._gate.lost(self._config.upstream.name)
+        # The client has seen nothing of an answer yet, so it may be asked for once more.
+        again = replace(scheduled, accepted=True)
+        async with self._gate.slot(again) as grant:
+            return await self._relay(request, body, again, grant)
+
+    async def _relay(
+        self, request: web.Request, body: bytes, scheduled: Request, grant: Grant
+    ) -> web.StreamResponse:
+        headers = end_to_end(request.raw_headers, _BODY_HEADERS)
+        loop = asyncio.get_running_loop()
+        max_run_s = self._config.max_run_s
+        ends_at = loop.time() + max_run_s if max_run_s else None
+        too_long = RanTooLongError(f"it ran for longer than max_run, {max_run_s:g} s")
+        try:
+            async with asyncio.timeout_at(ends_at):
+                answer = await self._ollama.relay(
+                    request.method, relaying.target(request), headers, body
+                )
+        except TimeoutError:
+            raise too_long from None
+        cut = None if ends_at is None else loop.call_at(ends_at, answer.cut, str(too_long))
+        try:
+            added = _own_headers(request, scheduled.id, grant.queued_s, grant.load_s)
+            return await relaying.copy(request, answer, added, mends=True)
+        finally:
+            if cut is not None:
+                cut.cancel()
+            answer.close()
+
+    def _refusal(
+        self, endpoint: wire.Endpoint, gate_id: RequestId, refused: RefusedError
+    ) -> wire.Answer:
+        refusal = refused.refusal
+        text = refusal.text
+        if refusal.reason is Refusal.UPSTREAM_AWAY:
+            text = f"{self._config.upstream.url} does not answer"
+        return wire.refusal(
+            endpoint.dialect,
+            refusal.reason,
+            status=refusal.status,
+            text=text,
+            retry_after_s=refusal.retry_after_s,
+            request_id=f"req_{gate_id}",
+        )
+
+    def _new_id(self, request: web.Request) -> RequestId:
+        gate_id = RequestId(uuid.uuid4().hex)
+        given = request.headers.get("X-Request-Id")
+        if given:
+            self._by_client_id[given] = gate_id
+            if len(self._by_client_id) > REMEMBERED:
+                self._by_client_id.popitem(last=False)
+        return gate_id
+
+
+def _own_headers(
+    request: web.Request, gate_id: RequestId, queued_s: float, load_s: float
+) -> Sequence[tuple[str, str]]:
+    """What the gate adds to the answer of a request that it has scheduled."""
+    timing = f"queue;dur={(queued_s - load_s) * 1000:.1f}, load;dur={load_s * 1000:.1f}"
+    return (
+        ("X-Request-Id", request.headers.get("X-Request-Id", gate_id)),
+        ("X-Gate-Id", gate_id),
+        ("Server-Timing", timing),
+    )
+
+
+async def _understand(
+    request: web.Request, endpoint: wire.Endpoint, body: bytes
+) -> wire.Ask | wire.Hopeless | wire.Encoded:
+    """What a body means; a large one is read beside the event loop, which others need."""
+    read = functools.partial(wire.read, endpoint, request.headers, body, query=request.query_string)
+    return read() if len(body) <= READ_AT_ONCE_BYTES else await asyncio.to_thread(read)
+
+
+def _would_be_refused(ask: wire.Ask, facts: Facts) -> bool:
+    """Whether it needs no VRAM: it runs elsewhere, or is not what this model can do.
+
+    Models that make images are refused whatever is asked of them (Ollama v0.32.15).
+    """
+    can = facts.capabilities
+    return facts.remote or "image" in can or (bool(can) and not ask.needs <= can)
+
+
+def _asks_to_unload(endpoint: wire.Endpoint, ask: wire.Ask) -> bool:
+    """Whether it is what `ollama stop` sends; the embedding routes have no such form."""
+    forms = (wire.Endpoint.GENERATE, wire.Endpoint.CHAT)
+    return endpoint in forms and ask.empty and ask.keep_alive_s == 0
+
+
+def _if_any(request: web.Request, body: bytes) -> bytes | None:
+    """A request without a body is relayed without one, which is not the same as an empty one."""
+    return body if request.body_exists or "Content-Length" in request.headers else None
+
+
+def _status_of(error: GateError) -> int:
+    found = (status for kind, status in _STATUSES if isinstance(error, kind))
+    return next(found, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _go_time() -> str:
+    """The present instant as Go writes it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _client(request: web.Request) -> str:
+    headers = request.headers
+    return (
+        headers.get("X-Client-Id")
+        or headers.get("X-OpenWebUI-User-Id")
+        or request.remote
+        or "unknown"
+    )

@@ -1,0 +1,87 @@
+"""The gate's own routes: whether it lives, and what it knows."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from ollama_gate import __version__, status, wire
+from ollama_gate.app.answers import answer_of
+from ollama_gate.config import Config
+from ollama_gate.gate import Gate
+from ollama_gate.registry import Registry
+from ollama_gate.scheduler.types import RequestId, RunnerView, Waiting
+
+Readings = Callable[[], Mapping[str, dict[str, Any]]]
+IdOf = Callable[[str], RequestId]
+
+
+class Own:
+    """Handlers of what lies below `/gate`.
+
+    Args:
+        config: what is in effect.
+        gate: whose state is shown.
+        registry: whose models are shown.
+        readings: the last reading of each bin's card.
+        id_of: the gate's own name for a request, given either name.
+    """
+
+    def __init__(
+        self, *, config: Config, gate: Gate, registry: Registry, readings: Readings, id_of: IdOf
+    ) -> None:
+        self._config = config
+        self._gate = gate
+        self._registry = registry
+        self._readings = readings
+        self._id_of = id_of
+
+    async def health(self, _: web.Request) -> web.Response:
+        """Alive."""
+        return web.json_response({"status": "alive", "version": __version__})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """Whether an upstream answers."""
+        if await self._gate.answers(self._config.upstream.name, 0):
+            return web.json_response({"status": "ready"})
+        reason = f"{self._config.upstream.url} does not answer"
+        return web.json_response({"status": "waiting", "reason": reason}, status=503)
+
+    async def status(self, _: web.Request) -> web.Response:
+        """Everything: bins, runners, models, the queue, the last decisions."""
+        view = self._gate.snapshot()
+        decisions = [
+            {"ago_s": round(view.now - one.at, 3), "what": one.what, **one.fields}
+            for one in reversed(self._gate.decisions)
+        ]
+        whole = status.whole(
+            view, version=__version__, readings=self._readings(), decisions=decisions
+        )
+        whole["queue"]["outside"] = self._gate.outside
+        return web.json_response({**whole, "models": self._registry.known()})
+
+    async def request(self, request: web.Request) -> web.Response:
+        """Where one request stands; DELETE withdraws it."""
+        given = request.match_info["id"]
+        request_id = self._id_of(given)
+        found = self._gate.find(request_id)
+        if found is None:
+            text = f"no request {given!r}: unknown, or long ended"
+            return answer_of(wire.refuse(wire.Dialect.NATIVE, HTTPStatus.NOT_FOUND, text))
+        if request.method == "DELETE":
+            cancelled = self._gate.cancel(request_id)
+            return web.json_response({"id": request_id, "cancelled": cancelled})
+        return web.json_response({"id": request_id, **_describe(found)})
+
+
+def _describe(found: Waiting | RunnerView | str) -> dict[str, Any]:
+    now = asyncio.get_running_loop().time()
+    match found:
+        case Waiting():
+            return status.waiting(found, now)
+        case RunnerView():
+            return {"state": "running", "runner": status.runner(found, now)}
+        case str():
+            return {"state": found}

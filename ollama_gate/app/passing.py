@@ -1,0 +1,138 @@
+"""What needs no slot: relayed at once, even while everything waits."""
+
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+
+from ollama_gate import wire
+from ollama_gate.app import relaying
+from ollama_gate.app.answers import answer_of
+from ollama_gate.errors import UpstreamBrokenError, UpstreamError, UpstreamGoneError
+from ollama_gate.gate import Gate
+from ollama_gate.link import Body
+from ollama_gate.ollama import Ollama, end_to_end
+from ollama_gate.registry import Registry
+
+NOT_SENT_ON: Final = frozenset(
+    {
+        b"x-priority",
+        b"x-client-id",
+        b"x-deadline",
+        b"x-request-id",
+        b"host",
+        b"origin",
+        b"content-length",
+    }
+)
+"""Meant for the gate; Ollama is sent its own `Host`; and a length is told with the body."""
+
+CHANGES_MODELS: Final = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete"})
+"""After one of these a name may mean another model."""
+
+PEEK_BYTES: Final = 2**20
+"""How much of a body is looked into for the name that it changes; no real one is longer."""
+
+VACATE_S: Final = 30.0
+"""How long a model that is about to be replaced or deleted may take to end its answers."""
+
+_STREAMED: Final = NOT_SENT_ON - {b"content-length"}
+
+
+class Passage:
+    """The way to an upstream without a slot."""
+
+    def __init__(self, *, gate: Gate, registry: Registry, ollama: Ollama) -> None:
+        self._gate = gate
+        self._registry = registry
+        self._ollama = ollama
+
+    async def take(self, request: web.Request) -> web.StreamResponse:
+        """Relay a request as it comes."""
+        if request.path in CHANGES_MODELS:
+            return await self._change(request)
+        if request.path == "/api/ps" and request.method == "GET":
+            return await self._list(request)
+        return await self.send(request, _stream(request))
+
+    async def send(self, request: web.Request, body: Body) -> web.StreamResponse:
+        """Relay a request whose body is at hand, or is streamed."""
+        whole = isinstance(body, bytes | None)
+        without = NOT_SENT_ON if whole else _STREAMED
+        headers = end_to_end(request.raw_headers, without)
+        if whole:
+            headers = [header for header in headers if header[0].lower() != b"expect"]
+        try:
+            answer = await self._ollama.relay(
+                request.method,
+                relaying.target(request),
+                headers,
+                body,
+                lambda: relaying.send_continue(request),
+            )
+        except UpstreamGoneError as error:
+            return _gone(request, error)
+        try:
+            return await relaying.copy(request, answer)
+        finally:
+            answer.close()
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        """What is resident, until when the gate will keep it."""
+        headers = end_to_end(request.raw_headers, NOT_SENT_ON)
+        try:
+            answer = await self._ollama.relay("GET", relaying.target(request), headers, None)
+        except UpstreamGoneError as error:
+            return _gone(request, error)
+        try:
+            if answer.status != HTTPStatus.OK:
+                return await relaying.copy(request, answer)
+            response = relaying.Relayed(answer, ())
+            body = b"".join([part async for part in answer.chunks()])
+        except UpstreamBrokenError as error:
+            return _gone(request, UpstreamGoneError(str(error)))
+        finally:
+            answer.close()
+        body = wire.with_expiries(body, self._expiry)
+        if "Content-Length" in response.headers:
+            response.headers["Content-Length"] = str(len(body))
+        await response.prepare(request)
+        await response.write_eof(body)
+        return response
+
+    def _expiry(self, digest: str) -> float | None:
+        left_s = self._gate.expires_in(self._registry.model_of(digest))
+        return None if left_s is None or math.isinf(left_s) else time.time() + left_s
+
+    async def _change(self, request: web.Request) -> web.StreamResponse:
+        """Relay what gives a name another meaning, once its runner has left it."""
+        begun, whole = await relaying.begin(request, PEEK_BYTES)
+        try:
+            if not whole:
+                rest = relaying.after(begun, request.content.iter_any())
+                return await self.send(request, rest)
+            with contextlib.suppress(UpstreamError):
+                await self._vacate(begun)
+            return await self.send(request, begun if request.body_exists else None)
+        finally:
+            self._registry.forget()
+
+    async def _vacate(self, body: bytes) -> None:
+        """Unload what a body would replace or delete: afterwards no name would reach it."""
+        for name in wire.changed_names(body):
+            facts = await self._registry.facts(name)
+            if facts is not None:
+                await self._gate.vacate(facts.key, VACATE_S)
+
+
+def _stream(request: web.Request) -> AsyncIterator[bytes] | None:
+    return request.content.iter_any() if request.body_exists else None
+
+
+def _gone(request: web.Request, error: UpstreamGoneError) -> web.Response:
+    dialect = wire.dialect_of(request.path)
+    return answer_of(wire.refuse(dialect, HTTPStatus.BAD_GATEWAY, str(error)))

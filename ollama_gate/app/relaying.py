@@ -1,0 +1,161 @@
+"""Bytes from an upstream to a client, unread; and how an answer ends that broke off.
+
+Each write waits for the client, so that a slow reader slows the upstream and not the gate's
+memory.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from ollama_gate import log, wire
+from ollama_gate.errors import BodyTooLargeError, UpstreamBrokenError, UpstreamCutError
+from ollama_gate.link import Answer
+from ollama_gate.ollama import end_to_end
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_NDJSON: Final = b"application/x-ndjson"
+
+_api = log.get(log.Component.API)
+
+
+class Relayed(web.StreamResponse):
+    """An upstream's answer, less what ends at its connection, and with what the gate adds.
+
+    Attributes:
+        typed: whether it came with a content type; the library would make one up.
+    """
+
+    def __init__(self, answer: Answer, added: Iterable[tuple[str, str]]) -> None:
+        headers = CIMultiDict(
+            (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+            for name, value in end_to_end(answer.headers)
+        )
+        for name, text in added:
+            headers.setdefault(name, text)
+        super().__init__(
+            status=answer.status, reason=answer.reason.decode("latin-1"), headers=headers
+        )
+        self.typed = "Content-Type" in headers
+        # Head and first bytes leave together where both are there already.
+        self._send_headers_immediately = not (answer.complete or answer.waiting)
+
+
+async def copy(
+    request: web.Request,
+    answer: Answer,
+    added: Iterable[tuple[str, str]] = (),
+    *,
+    mends: bool = False,
+) -> web.StreamResponse:
+    """Relay an answer to its end.
+
+    Args:
+        request: whose answer it is.
+        answer: read by this and by nobody else.
+        added: headers of the gate's own; what the upstream sent goes before them.
+        mends: end an NDJSON stream that broke off between two lines as Ollama ends one whose
+            runner died, with a line that says so. Any other is left broken: were it ended, it
+            would look whole.
+    """
+    response = Relayed(answer, added)
+    last = b"\n"
+    try:
+        await response.prepare(request)
+        while chunk := answer.ready() or await answer.read():
+            await response.write(chunk)
+            last = chunk
+        await response.write_eof()
+    except UpstreamBrokenError as error:
+        _api.warning("answer broke off", path=request.path, reason=str(error))
+        if mends and last.endswith(b"\n") and _is_ndjson(answer):
+            cut = str(error) if isinstance(error, UpstreamCutError) else None
+            await response.write_eof(wire.broken_line(cut))
+        else:
+            abort(request)
+    except asyncio.CancelledError:
+        abort(request)
+        raise
+    except ConnectionResetError:
+        # The client left while it was being written to; its cancellation is on its way.
+        pass
+    return response
+
+
+def abort(request: web.Request) -> None:
+    """Hang up: completing a broken answer would make it look whole."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _is_ndjson(answer: Answer) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(_NDJSON)
+        for name, value in answer.headers
+    )
+
+
+def send_continue(request: web.Request) -> None:
+    """Tell a client that waits with its body to send it."""
+    if request.transport is not None:
+        request.transport.write(CONTINUE)
+
+
+def expects(request: web.Request) -> str:
+    """What a client expects before it sends its body, in lower case; nothing for most."""
+    return request.headers.get("Expect", "").lower()
+
+
+async def read(request: web.Request, limit_bytes: int) -> bytes:
+    """The whole body of a request that must be read for its model.
+
+    Raises:
+        BodyTooLargeError: it is longer than that.
+    """
+    if not request.can_read_body:
+        return b""
+    if expects(request):
+        send_continue(request)
+    parts, size = [], 0
+    async for part in request.content.iter_any():
+        size += len(part)
+        if size > limit_bytes:
+            raise BodyTooLargeError(
+                f"request body too large: expected at most {limit_bytes} bytes, found more"
+            )
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def begin(request: web.Request, limit_bytes: int) -> tuple[bytes, bool]:
+    """The body up to a limit, or a little more; and whether that is all of it."""
+    if expects(request):
+        send_continue(request)
+    parts, size = [], 0
+    async for part in request.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > limit_bytes:
+            return b"".join(parts), False
+    return b"".join(parts), True
+
+
+async def after(begun: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A stream of which the beginning was read already."""
+    yield begun
+    async for part in rest:
+        yield part
+
+
+def target(request: web.Request) -> str:
+    """Path and query as they came; of the absolute form (RFC 9112 §3.2.2) only these."""
+    raw = request.raw_path
+    if raw.startswith(("/", "*")):
+        return raw
+    _, _, rest = raw.partition("://")
+    slash = rest.find("/")
+    return rest[slash:] if slash >= 0 else "/"
