@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format bench clean
 
 # The package alone: what a user installs.
 $(VENV)/.installed: setup.cfg setup.py
@@ -23,6 +23,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	PATH="$(abspath $(BIN)):$$PATH" sh tests/check.sh
+
+bench: $(VENV)/.installed
+	$(BIN)/python bench/overhead.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

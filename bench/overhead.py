@@ -11,6 +11,7 @@ largest, and each goal with whether it is met. About four minutes; with --quick 
 import argparse
 import asyncio
 import gc
+import os
 import platform
 import shlex
 import signal
@@ -53,41 +54,51 @@ def arguments() -> argparse.Namespace:
 
 
 async def measure(given: argparse.Namespace, directory: Path, files: int) -> Report:
-    """Run the sections that were asked for before one upstream."""
+    """Run the sections that were asked for before one upstream.
+
+    A section that fails, or that there was no time for, is a note in the report.
+    """
+    report = Report()
     port = free_port()
     argv = [sys.executable, "-m", "bench.rig.upstream", str(port)]
     with child("upstream", argv, directory):
         await _until_up(port)
         ring = Ring(port, directory, given.gate_command)
-        async with asyncio.timeout(ENDS_WITHIN_S):
-            return await _sections(ring, given, files)
-
-
-async def _sections(ring: Ring, given: argparse.Namespace, files: int) -> Report:
-    report = Report()
-    if not ring.has(NGINX):
-        report.notes.append("nginx is not installed here: its column is empty.")
-    for section in given.only or SECTIONS:
-        print(f"{section} ...", file=sys.stderr, flush=True)
+        if not ring.has(NGINX):
+            report.notes.append("nginx is not installed here: its column is empty.")
         try:
-            await _section(section, ring, report, quick=given.quick, room=files - SPARE_FILES)
-        except (ExchangeError, TimeoutError) as error:
-            report.notes.append(f"**{section} failed**: {str(error) or 'it took too long'}")
+            async with asyncio.timeout(ENDS_WITHIN_S):
+                await _sections(ring, given, report, files - SPARE_FILES)
+        except TimeoutError:
+            report.notes.append(f"**Cut off after {ENDS_WITHIN_S:.0f} s.**")
     return report
 
 
+async def _sections(ring: Ring, given: argparse.Namespace, report: Report, room: int) -> None:
+    for section in given.only or SECTIONS:
+        began = time.monotonic()
+        try:
+            await _section(section, ring, report, quick=given.quick, room=room)
+        except (ExchangeError, TimeoutError) as error:
+            report.notes.append(f"**{section} failed:** {str(error) or 'it took too long'}")
+        print(f"{section}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
 async def _section(section: str, ring: Ring, report: Report, *, quick: bool, room: int) -> None:
-    rounds, pace = (3, 0.4) if quick else (7, 1.0)
     match section:
-        case "small" | "streams" | "bodies":
-            report.timed += await timed.measure(ring, SCENARIOS[section], rounds, pace)
         case "memory":
             # The contender has two connections for each stream.
-            report.streams = await held.streams(ring, min(500 if quick else 2_000, room // 2))
+            async for one in held.streams(ring, min(500 if quick else 2_000, room // 2)):
+                report.streams.append(one)
         case "waiting":
-            report.waiting = await held.waiting(ring, min(2_000 if quick else 10_000, room))
+            async for one in held.waiting(ring, min(1_000 if quick else 10_000, room)):
+                report.waiting.append(one)
+        case "cancel":
+            async for gone in held.cancelled(ring, 10 if quick else 30):
+                report.cancelled.append(gone)
         case _:
-            report.cancelled = await held.cancelled(ring, 10 if quick else 30)
+            rounds, pace = (4, 0.35) if quick else (11, 1.0)
+            report.timed += await timed.measure(ring, SCENARIOS[section], rounds, pace)
 
 
 async def _until_up(port: int) -> None:
@@ -110,8 +121,12 @@ async def _main(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="overhead-") as directory:
         report = await measure(given, Path(directory), files)
     parts = ("aiohttp", "uvloop", "ollama-gate")
-    versions = ", ".join(f"{name} {version(name)}" for name in parts)
-    print(f"Python {platform.python_version()}, {versions}; {time.monotonic() - began:.0f} s\n")
+    print(
+        f"Python {platform.python_version()},",
+        ", ".join(f"{name} {version(name)}" for name in parts) + f"; {os.cpu_count()} cores,",
+        f"load {os.getloadavg()[0]:.1f}; {time.monotonic() - began:.0f} s.",
+        "Medians over rounds (or cancellations) with the least and the most; CPU of all rounds.\n",
+    )
     print("\n".join(report.lines()))
 
 

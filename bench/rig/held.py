@@ -59,14 +59,12 @@ class Cancelled:
         return median(self.delays_ms)
 
 
-async def streams(ring: Ring, count: int) -> list[Memory]:
+async def streams(ring: Ring, count: int) -> AsyncIterator[Memory]:
     """Memory of streams that are open and have had their first chunk."""
-    found = []
     for name in (BARE, NGINX, GATE):
         if ring.has(name):
             async with ring.enter(name) as contender:
-                found.append(await _streams(contender, count))
-    return found
+                yield await _streams(contender, count)
 
 
 async def _streams(contender: Contender, count: int) -> Memory:
@@ -84,19 +82,18 @@ async def _streams(contender: Contender, count: int) -> Memory:
     return Memory(contender.name, count, added_bytes, quiet_at - began)
 
 
-async def waiting(ring: Ring, count: int) -> list[Memory]:
-    """Memory of requests with 1 KB bodies: in the gate's queue, and in a bare aiohttp server."""
+async def waiting(ring: Ring, count: int) -> AsyncIterator[Memory]:
+    """Memory of requests with 1 KB bodies: in a bare aiohttp server, and in the gate's queue."""
     async with _holding_server(ring) as contender:
-        bare = await _waiting(contender, count)
+        yield await _waiting(contender, count)
     async with ring.enter(GATE, num_parallel=1) as contender:
         await _warm(contender)
         first, request = _held(first=0)
         running = await connect(contender.port)
         running.send(request)
         await _noted(ring, first, "seen_ns")
-        gate = await _waiting(contender, count)
+        yield await _waiting(contender, count)
         running.close()
-    return [bare, gate]
 
 
 @asynccontextmanager
@@ -136,16 +133,14 @@ async def _all_in_line(gate: Contender, count: int) -> None:
         raise ExchangeError(f"{status['queue']} instead of {count} waiting")
 
 
-async def cancelled(ring: Ring, times: int) -> list[Cancelled]:
+async def cancelled(ring: Ring, times: int) -> AsyncIterator[Cancelled]:
     """How soon the upstream's connection is closed, streaming and not."""
-    found = []
     for name in (STRAIGHT, BARE, NGINX, GATE):
         if ring.has(name):
             async with ring.enter(name) as contender:
                 for first in (1, 0):
                     delays_ms = [await _cancel(ring, contender, first) for _ in range(times)]
-                    found.append(Cancelled(name, bool(first), delays_ms))
-    return found
+                    yield Cancelled(name, bool(first), delays_ms)
 
 
 async def _cancel(ring: Ring, contender: Contender, first: int) -> float:
@@ -207,15 +202,18 @@ async def _quiet(process: Process) -> float:
 
     Returns:
         The instant, of the monotonic clock, since when it is quiet.
+
+    Raises:
+        ExchangeError: it is not within the time it has.
     """
-    async with asyncio.timeout(SETTLES_WITHIN_S):
-        cpu_s = process.cpu_s()
-        while True:
-            since = time.monotonic()
-            await asyncio.sleep(QUIET_S)
-            before_s, cpu_s = cpu_s, process.cpu_s()
-            if cpu_s - before_s < QUIET_CPU_S:
-                return since
+    give_up_at = time.monotonic() + SETTLES_WITHIN_S
+    cpu_s = process.cpu_s()
+    while (since := time.monotonic()) < give_up_at:
+        await asyncio.sleep(QUIET_S)
+        before_s, cpu_s = cpu_s, process.cpu_s()
+        if cpu_s - before_s < QUIET_CPU_S:
+            return since
+    raise ExchangeError(f"{process.name} was still busy after {SETTLES_WITHIN_S:.0f} s")
 
 
 def _close(connections: Sequence[Connection]) -> None:

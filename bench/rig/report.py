@@ -105,8 +105,11 @@ def _timed_goals(outcome: Outcome) -> Iterator[str]:
         return
     for name, percent, ratio in (("median", 50, LATENCY_RATIO), ("p99", 99, P99_RATIO)):
         added = _added(outcome, _latency_us(percent))
-        found = added[GATE].middle / added[BARE].middle
-        yield _goal(f"{title}: added {name}, gate / bare", found, ratio)
+        goal = f"{title}: added {name}, gate / bare"
+        if added[BARE].middle > 0:
+            yield _goal(goal, added[GATE].middle / added[BARE].middle, ratio)
+        else:
+            yield f"| {goal} | <= {_short(ratio)} | - | bare added nothing that could be seen |"
     rates = _each(outcome, _rate)
     yield _goal(
         f"{title}: per second, gate / bare",
