@@ -1,8 +1,9 @@
 """A load generator lean enough not to be what is measured: a protocol for each connection."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final, cast
 
 from bench.rig.messages import Messages
@@ -101,23 +102,25 @@ async def connect(port: int) -> Connection:
     return connection
 
 
-async def connect_many(port: int, count: int) -> list[Connection]:
-    """New connections, opened a few at a time."""
+@contextlib.asynccontextmanager
+async def connections(port: int, count: int = 1) -> AsyncIterator[list[Connection]]:
+    """New connections, opened a few at a time; closed with the block, however that ends."""
     opened: list[Connection] = []
-    while len(opened) < count:
-        some = min(OPENING_AT_ONCE, count - len(opened))
-        opened += await asyncio.gather(*(connect(port) for _ in range(some)))
-    return opened
+    try:
+        while len(opened) < count:
+            some = min(OPENING_AT_ONCE, count - len(opened))
+            opened += await asyncio.gather(*(connect(port) for _ in range(some)))
+        yield opened
+    finally:
+        for connection in opened:
+            connection.close()
 
 
 async def fetch(port: int, request: bytes) -> bytes:
     """One exchange over a connection of its own; returns the body."""
     parts: list[bytes] = []
-    connection = await connect(port)
-    try:
+    async with connections(port) as (connection,):
         await connection.exchange(request, parts.append)
-    finally:
-        connection.close()
     return b"".join(parts)
 
 

@@ -5,13 +5,13 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
-from bench.rig.client import Connection, ExchangeError, connect, connect_many, fetch, get
+from bench.rig.client import ExchangeError, connect, connections, fetch, get
 from bench.rig.contenders import BARE, GATE, NGINX, STRAIGHT, Contender, Ring, chat, question
 from bench.rig.processes import Process, child, free_port
 from bench.rig.upstream import Mode
@@ -70,15 +70,14 @@ async def streams(ring: Ring, count: int) -> AsyncIterator[Memory]:
 async def _streams(contender: Contender, count: int) -> Memory:
     process = await _warm(contender)
     before_bytes = process.rss_bytes()
-    connections = await connect_many(contender.port, count)
-    firsts = [asyncio.Event() for _ in connections]
-    began = time.monotonic()
-    for connection, first in zip(connections, firsts, strict=True):
-        connection.send(_held(first=1)[1], _setter(first))
-    await asyncio.gather(*(first.wait() for first in firsts))
-    quiet_at = await _quiet(process)
-    added_bytes = process.rss_bytes() - before_bytes
-    _close(connections)
+    async with connections(contender.port, count) as opened:
+        firsts = [asyncio.Event() for _ in opened]
+        began = time.monotonic()
+        for connection, first in zip(opened, firsts, strict=True):
+            connection.send(_held(first=1)[1], _setter(first))
+        await asyncio.gather(*(first.wait() for first in firsts))
+        quiet_at = await _quiet(process)
+        added_bytes = process.rss_bytes() - before_bytes
     return Memory(contender.name, count, added_bytes, quiet_at - began)
 
 
@@ -89,11 +88,10 @@ async def waiting(ring: Ring, count: int) -> AsyncIterator[Memory]:
     async with ring.enter(GATE, num_parallel=1) as contender:
         await _warm(contender)
         first, request = _held(first=0)
-        running = await connect(contender.port)
-        running.send(request)
-        await _noted(ring, first, "seen_ns")
-        yield await _waiting(contender, count)
-        running.close()
+        async with connections(contender.port) as (running,):
+            running.send(request)
+            await _noted(ring, first, "seen_ns")
+            yield await _waiting(contender, count)
 
 
 @asynccontextmanager
@@ -113,16 +111,15 @@ async def _waiting(contender: Contender, count: int) -> Memory:
     assert process is not None
     await _quiet(process)
     before_bytes = process.rss_bytes()
-    connections = await connect_many(contender.port, count)
     request = chat(Mode.SMALL, question("x" * 1024))
-    began = time.monotonic()
-    for connection in connections:
-        connection.send(request)
-    quiet_at = await _quiet(process)
-    added_bytes = process.rss_bytes() - before_bytes
-    if contender.name == GATE:
-        await _all_in_line(contender, count)
-    _close(connections)
+    async with connections(contender.port, count) as opened:
+        began = time.monotonic()
+        for connection in opened:
+            connection.send(request)
+        quiet_at = await _quiet(process)
+        added_bytes = process.rss_bytes() - before_bytes
+        if contender.name == GATE:
+            await _all_in_line(contender, count)
     return Memory(contender.name, count, added_bytes, quiet_at - began)
 
 
@@ -177,10 +174,9 @@ async def _noted(ring: Ring, request_id: str, what: str) -> int:
 
 async def _warm(contender: Contender) -> Process:
     assert contender.process is not None
-    connection = await connect(contender.port)
-    for _ in range(WARM):
-        await connection.exchange(chat(Mode.SMALL))
-    connection.close()
+    async with connections(contender.port) as (connection,):
+        for _ in range(WARM):
+            await connection.exchange(chat(Mode.SMALL))
     await _quiet(contender.process)
     return contender.process
 
@@ -214,8 +210,3 @@ async def _quiet(process: Process) -> float:
         if cpu_s - before_s < QUIET_CPU_S:
             return since
     raise ExchangeError(f"{process.name} was still busy after {SETTLES_WITHIN_S:.0f} s")
-
-
-def _close(connections: Sequence[Connection]) -> None:
-    for connection in connections:
-        connection.close()

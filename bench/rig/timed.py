@@ -5,15 +5,17 @@ import gc
 import re
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-from bench.rig.client import Connection, connect_many, time_exchanges
+from bench.rig.client import Connection, connections, time_exchanges
 from bench.rig.contenders import EVERYBODY, Contender, Ring, chat, entered, question
 from bench.rig.upstream import ANSWER_BYTES, CHUNKS, Mode
 
 PACE_MS: Final = 2
 PACED_AT_ONCE: Final = 8
+WARM_S: Final = 0.1
 
 _WRITTEN_AT: Final = re.compile(rb'"t":([0-9]+)}\n')
 
@@ -109,10 +111,13 @@ async def _measure(
     contenders: Sequence[Contender], scenario: Scenario, rounds: int, pace: float
 ) -> Outcome:
     outcome = Outcome(scenario, {contender.name: [] for contender in contenders})
-    open_to = {each.name: await connect_many(each.port, scenario.at_once) for each in contenders}
-    try:
+    async with AsyncExitStack() as stack:
+        open_to = {
+            each.name: await stack.enter_async_context(connections(each.port, scenario.at_once))
+            for each in contenders
+        }
         for contender in contenders:
-            await _slice(contender, open_to[contender.name], scenario, 0.1)
+            await _slice(contender, open_to[contender.name], scenario, WARM_S)
         for number in range(rounds):
             # Nobody always comes after the same one.
             start = number % len(contenders)
@@ -121,15 +126,11 @@ async def _measure(
                     contender, open_to[contender.name], scenario, scenario.slice_s * pace
                 )
                 outcome.slices[contender.name].append(done)
-    finally:
-        for connections in open_to.values():
-            for connection in connections:
-                connection.close()
     return outcome
 
 
 async def _slice(
-    contender: Contender, connections: Sequence[Connection], scenario: Scenario, seconds: float
+    contender: Contender, opened: Sequence[Connection], scenario: Scenario, seconds: float
 ) -> Slice:
     latencies_ns: list[int] = []
     delays_ns: list[int] = []
@@ -148,7 +149,7 @@ async def _slice(
     await asyncio.gather(
         *(
             time_exchanges(each, scenario.request, until_ns, latencies_ns, **on_body)
-            for each in connections
+            for each in opened
         )
     )
     return Slice(
