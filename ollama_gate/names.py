@@ -7,6 +7,7 @@ knows whether a model exists: a stub that runs elsewhere shows only in `/api/sho
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Final
 
 _DEFAULT_HOST: Final = "registry.ollama.ai"
@@ -22,6 +23,9 @@ _GO_SPACE: Final = (
     "\u2028\u2029\u202f\u205f\u3000"
 )
 """What Go's `strings.TrimSpace` trims; `str.strip` would take U+001C to U+001F as well."""
+
+_CACHED_LENGTH: Final = 256
+"""Longer ones are not worth the memory."""
 
 _CLOUD_SUFFIX: Final = "-cloud"
 
@@ -56,8 +60,17 @@ def parse(raw: str) -> Name | None:
 
     A suffix that says where to run (`:cloud`, `-cloud`, `:local`) is no part of the name.
     """
-    ref = _source(raw.strip(_GO_SPACE))
+    spelled = raw.strip(_GO_SPACE)
+    return _parse(spelled) if len(spelled) > _CACHED_LENGTH else _parse_cached(spelled)
+
+
+def _parse(spelled: str) -> Name | None:
+    ref = _source(spelled)
     return None if ref is None else _name(ref[0])
+
+
+# The same few names come with every request.
+_parse_cached = lru_cache(maxsize=1024)(_parse)
 
 
 def is_cloud(raw: str) -> bool:
