@@ -63,10 +63,6 @@ class BodyTooLargeError(GateError):
     """A body longer than `max_body`."""
 
 
-class EncodedBodyError(GateError):
-    """A body that would have to be decoded before its model is known."""
-
-
 class RanTooLongError(GateError):
     """A request was served for longer than `max_run`."""
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_gate import wire
 from ollama_gate.errors import BadRequestError
 from ollama_gate.scheduler.types import Launch, Priority, Refusal
-from ollama_gate.wire import Answer, Ask, Dialect, Encoded, Endpoint, Hopeless
+from ollama_gate.wire import Answer, Ask, Dialect, Endpoint, Hopeless
+from ollama_gate.wire.encoding import MAX_DECODED_BYTES
 from ollama_gate.wire.media import parse_media_type
 from ollama_gate.wire.scan import MAX_DEPTH, HopelessError, Text, end_of_space, end_of_value
 
@@ -318,12 +320,42 @@ def test_images_broken_over_lines_or_escaped_are_still_images() -> None:
     assert ask(Endpoint.GENERATE, body).model == "m"
 
 
-def test_a_compressed_body_is_for_somebody_else_to_decode() -> None:
-    zstd = {"Content-Encoding": "zstd"}
-    assert wire.read(Endpoint.RESPONSES, zstd, b"(\xb5/\xfd") == Encoded(encoding="zstd")
-    # Ollama decodes it nowhere else, and no other encoding anywhere.
-    assert is_hopeless(Endpoint.CHAT, b"(\xb5/\xfd", zstd)
-    assert is_hopeless(Endpoint.RESPONSES, b"\x1f\x8b", {"Content-Encoding": "gzip"})
+ZSTD = {"Content-Encoding": "zstd"}
+
+
+def test_a_compressed_body_is_read_and_forwarded_as_it_came() -> None:
+    body = zstandard.compress(b'{"model":"m","input":"hi","stream":true}')
+    found = ask(Endpoint.RESPONSES, body, ZSTD)
+    assert (found.model, found.stream) == ("m", True)
+    assert found.body is body
+
+
+def test_ollama_decodes_zstd_on_the_routes_of_v1_alone_and_nothing_else_anywhere() -> None:
+    plain = b'{"model":"m","prompt":"hi"}'
+    body = zstandard.compress(plain)
+    assert is_hopeless(Endpoint.GENERATE, body, ZSTD)
+    assert is_hopeless(Endpoint.TRANSCRIPTIONS, body, ZSTD | FORM)
+    assert is_hopeless(Endpoint.COMPLETIONS, body, {"Content-Encoding": "gzip"})
+    assert ask(Endpoint.GENERATE, plain, ZSTD).model == "m"
+    assert is_hopeless(Endpoint.COMPLETIONS, plain, ZSTD)
+
+
+@pytest.mark.parametrize(
+    ("total_bytes", "is_taken"), [(MAX_DECODED_BYTES, True), (MAX_DECODED_BYTES + 1, False)]
+)
+def test_a_compressed_body_may_hold_twenty_mebibytes(total_bytes: int, *, is_taken: bool) -> None:
+    plain = b'{"model":"m","prompt":"hi"}'.ljust(total_bytes)
+    stream = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    body = stream.compress(plain) + stream.flush()
+    assert is_hopeless(Endpoint.COMPLETIONS, body, ZSTD) != is_taken
+
+
+def test_a_compressed_body_that_needs_a_larger_window_is_hopeless() -> None:
+    plain = b'{"model":"m","prompt":"hi"}'
+    wide = zstandard.ZstdCompressionParameters.from_level(3, window_log=24)
+    compress = zstandard.ZstdCompressor(compression_params=wide).compress
+    assert ask(Endpoint.COMPLETIONS, compress(plain.ljust(8 << 20)), ZSTD).model == "m"
+    assert is_hopeless(Endpoint.COMPLETIONS, compress(plain.ljust((8 << 20) + 1)), ZSTD)
 
 
 # -------------------------------------------------------------------- forms
@@ -344,7 +376,6 @@ def transcription_model(
     body: bytes, *, headers: Mapping[str, str] = FORM, query: str = ""
 ) -> str | None:
     found = wire.read(Endpoint.TRANSCRIPTIONS, headers, body, query=query)
-    assert not isinstance(found, Encoded)
     if isinstance(found, Hopeless):
         return None
     assert found.body is body

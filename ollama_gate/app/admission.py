@@ -20,7 +20,6 @@ from ollama_gate.config import Config
 from ollama_gate.errors import (
     BadRequestError,
     BodyTooLargeError,
-    EncodedBodyError,
     GateError,
     RanTooLongError,
     UpstreamError,
@@ -44,7 +43,6 @@ _BODY_HEADERS: Final = NOT_SENT_ON | {b"expect"}
 _STATUSES: Final[Sequence[tuple[type[GateError], int]]] = (
     (BadRequestError, HTTPStatus.BAD_REQUEST),
     (BodyTooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-    (EncodedBodyError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (RanTooLongError, HTTPStatus.GATEWAY_TIMEOUT),
     (UpstreamLoopError, HTTPStatus.LOOP_DETECTED),
     (UpstreamError, HTTPStatus.BAD_GATEWAY),
@@ -113,10 +111,6 @@ class Admission:
                 pass
             case wire.Hopeless():
                 return await self._passage.send(request, _if_any(request, body))
-            case wire.Encoded():
-                raise EncodedBodyError(
-                    f"expected a body without Content-Encoding, found {ask.encoding}"
-                )
             case _:
                 assert_never(ask)
         facts = None if names.is_cloud(ask.model) else await self._facts(gate_id, ask.model)
@@ -227,7 +221,7 @@ def _own_headers(
 
 async def _understand(
     request: web.Request, endpoint: wire.Endpoint, body: bytes
-) -> wire.Ask | wire.Hopeless | wire.Encoded:
+) -> wire.Ask | wire.Hopeless:
     """What a body means; a large one is read beside the event loop, which others need."""
     read = functools.partial(wire.read, endpoint, request.headers, body, query=request.query_string)
     return read() if len(body) <= READ_AT_ONCE_BYTES else await asyncio.to_thread(read)

@@ -5,7 +5,7 @@ Pure functions on bytes: nothing is asked, awaited or remembered here, and nothi
 
 from ollama_gate.wire.listing import with_expiries
 from ollama_gate.wire.names import changed_names
-from ollama_gate.wire.read import Ask, Encoded, Hopeless, read, read_priority
+from ollama_gate.wire.read import Ask, Hopeless, read, read_priority
 from ollama_gate.wire.refuse import Answer, broken_line, refusal, refuse, unload_answer
 from ollama_gate.wire.routes import Dialect, Endpoint, dialect_of, endpoint_of
 
@@ -13,7 +13,6 @@ __all__ = [
     "Answer",
     "Ask",
     "Dialect",
-    "Encoded",
     "Endpoint",
     "Hopeless",
     "broken_line",

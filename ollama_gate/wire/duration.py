@@ -40,10 +40,20 @@ def go_duration_ns(words: str) -> int:
 
 def _part_ns(whole: str, fraction: str, unit: str) -> int:
     had_digits = bool(whole or fraction)
-    whole, digits = whole.lstrip("0"), fraction[:18]
+    whole = whole.lstrip("0")
     if unit not in _UNITS_NS or not had_digits or len(whole) > len(str(_MAX_NS)):
         raise HopelessError(f"invalid duration, unit {unit[:40]!r}")
     whole_ns = int(whole or "0") * _UNITS_NS[unit]
+    digits = _exact(fraction)
     if not digits:
         return whole_ns
     return whole_ns + int(float(int(digits)) * (float(_UNITS_NS[unit]) / 10.0 ** len(digits)))
+
+
+def _exact(fraction: str) -> str:
+    """The digits behind a point that Go has room for."""
+    count = 0
+    value = 0
+    while count < len(fraction) and (value := 10 * value + int(fraction[count])) <= _MAX_NS + 1:
+        count += 1
+    return fraction[:count]

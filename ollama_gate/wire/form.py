@@ -12,8 +12,11 @@ from typing import Final
 from ollama_gate.wire.media import parse_media_type
 from ollama_gate.wire.scan import HopelessError
 
-_END_OF_HEADERS: Final = re.compile(rb"\n\r?\n")
-_FOLD: Final = re.compile(r"\r?\n[ \t]+")
+_SPACE_AT_END: Final = re.compile(rb"[ \t]+(?=\r?\n|\Z)")
+_LINE: Final = re.compile(rb"([^\n]*?)\r?\n")
+_HEADER: Final = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z][!#$%&'*+\-.^_`|~0-9A-Za-z ]*):([^\x00-\x08\x0a-\x1f\x7f]*)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def read_form(content_type: str, body: bytes) -> Form:
 def _value(headers: Mapping[str, str], raw: bytes) -> str:
     # Go decodes this one encoding by itself.
     if headers.get("content-transfer-encoding", "").lower() == "quoted-printable":
-        raw = quopri.decodestring(raw)
+        raw = quopri.decodestring(_SPACE_AT_END.sub(b"", raw))
     return raw.decode(errors="replace")
 
 
@@ -61,7 +64,10 @@ def _parts(body: bytes, dash: bytes) -> Iterator[tuple[dict[str, str], int, int]
     # The first line of all decides how lines end.
     newline: bytes = (found and found[1]) or b"\r\n"
     while found is not None and found[1] is not None:
-        headers, start = _headers(body, found.end())
+        part = _headers(body, found.end())
+        if part is None:
+            return
+        headers, start = part
         end = _end_of_part(body, start, newline, dash)
         yield headers, start, end
         at = end if body.startswith(dash, end) else end + len(newline)
@@ -70,18 +76,35 @@ def _parts(body: bytes, dash: bytes) -> Iterator[tuple[dict[str, str], int, int]
         raise HopelessError("expected another part or the end of the form")
 
 
-def _headers(body: bytes, at: int) -> tuple[dict[str, str], int]:
-    """The headers that begin here, and where the content behind them begins."""
-    # The line before may be followed by the empty one at once.
-    blank = _END_OF_HEADERS.search(body, at - 1)
-    if blank is None:
-        raise HopelessError("a part without an end of its headers")
+def _headers(body: bytes, at: int) -> tuple[dict[str, str], int] | None:
+    """The headers that begin here, and where the content behind them begins.
+
+    `None` where the body ends among them, which Go takes for the end of the form.
+    """
+    lines: list[bytes] = []
+    while at < len(body):
+        found = _LINE.match(body, at)
+        line, at = (found[1], found.end()) if found else (body[at:], len(body))
+        if not line and found:
+            return _named(lines), at
+        if line[:1] in {b" ", b"\t"} and lines:
+            lines[-1] += b" " + line.strip(b" \t")
+        else:
+            lines.append(line)
+    _named(lines)
+    return None
+
+
+def _named(lines: list[bytes]) -> dict[str, str]:
+    """The first value of each header; raises for what is none."""
     headers: dict[str, str] = {}
-    lines = _FOLD.sub(" ", body[at : blank.start() + 1].decode(errors="replace"))
-    for line in lines.split("\n"):
-        name, _, value = line.partition(":")
-        headers.setdefault(name.lower(), value.strip(" \t\r"))
-    return headers, blank.end()
+    for line in lines:
+        found = _HEADER.fullmatch(line)
+        if found is None:
+            raise HopelessError(f"malformed header in a part: {line[:40]!r}")
+        name, value = (piece.decode(errors="replace") for piece in found.groups())
+        headers.setdefault(name.lower(), value.strip(" \t"))
+    return headers
 
 
 def _end_of_part(body: bytes, start: int, newline: bytes, dash: bytes) -> int:

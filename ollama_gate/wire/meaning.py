@@ -13,6 +13,7 @@ from ollama_gate.scheduler.types import Launch
 from ollama_gate.wire.options import are_strings, launch_options
 from ollama_gate.wire.routes import Endpoint
 from ollama_gate.wire.scan import HopelessError, Text
+from ollama_gate.wire.shapes import check_arguments, check_base64, fold, is_base64, whole
 
 MAX_TOP_LOGPROBS: Final = 20
 
@@ -21,13 +22,14 @@ _EFFORTS: Final = {"": False, "none": False} | dict.fromkeys(
 )
 """What OpenAI's `effort` may be, and whether it asks a model to think."""
 
-_IMAGE_URL: Final = re.compile(rb"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,")
-_PREFIX_BYTES: Final = 64
-
-_ITEM_TYPES: Final = frozenset(
-    {"message", "function_call", "function_call_output", "reasoning", "web_search_call"}
+_IMAGE_URL: Final = re.compile(
+    rb'"data:(?:image\\?/(?:jpeg|jpg|png|webp))?;base64,([A-Za-z0-9+/]*+={0,2}+)"'
 )
-_CONTENT_TYPES: Final = frozenset({"input_text", "input_image", "output_text"})
+_IMAGE_URL_TEXT: Final = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,")
+_SPOKEN_BLOCKS: Final = frozenset(
+    {"image", "tool_use", "tool_result", "server_tool_use", "web_search_tool_result"}
+)
+_WEB_SEARCH: Final = "web_search"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,9 @@ class Fields:
 
 
 def _text(body: bytes, value: Any) -> str:
-    return value.decode(body) if isinstance(value, Text) else ""
+    if isinstance(value, Text):
+        return value.decode(body)
+    return value if isinstance(value, str) else ""
 
 
 # -------------------------------------------------------------------- native routes
@@ -153,7 +157,7 @@ def _check_top_logprobs(value: int | None) -> None:
 def _chat_completions(fields: Fields) -> Meaning:
     if not fields.has("messages"):
         raise HopelessError("[] is too short - 'messages'")
-    contents = [_checked_content(fields.body, message or {}) for message in fields.get("messages")]
+    contents = _checked_contents(fields.body, fields.get("messages"))
     _check_top_logprobs(fields.get("top_logprobs"))
     reasoning = fields.get("reasoning")
     effort = fields.get("reasoning_effort") if reasoning is None else reasoning.get("effort")
@@ -163,6 +167,17 @@ def _chat_completions(fields: Fields) -> Meaning:
         tools=fields.has("tools"),
         thinking=_thinks(_text(fields.body, effort)),
     )
+
+
+def _checked_contents(body: bytes, messages: list[Any]) -> list[Any]:
+    contents = [_checked_content(body, message or {}) for message in messages]
+    said = False
+    for message, content in zip(messages, contents, strict=True):
+        said = said or content != []
+        # With no message yet to hang them on, calls are passed over unread.
+        if said:
+            _check_calls(body, message or {})
+    return contents
 
 
 def _chat_like(*, stream: bool, tools: bool, thinking: bool, empty: bool = False) -> Meaning:
@@ -181,13 +196,19 @@ def _thinks(effort: str) -> bool:
 
 
 def _checked_content(body: bytes, message: Mapping[str, Any]) -> Any:
-    content = message.get("content")
+    content, calls = message.get("content"), message.get("tool_calls")
     if isinstance(content, list):
         for part in content:
             _check_part(body, part)
-    elif not isinstance(content, Text) and message.get("tool_calls") is None:
+    elif not isinstance(content, Text) and calls is None:
         raise HopelessError("invalid message content type")
     return content
+
+
+def _check_calls(body: bytes, message: Mapping[str, Any]) -> None:
+    for call in message.get("tool_calls") or ():
+        function = (call or {}).get("function") or {}
+        check_arguments(_text(body, function.get("arguments")))
 
 
 def _check_part(body: bytes, part: Any) -> None:
@@ -200,8 +221,10 @@ def _check_part(body: bytes, part: Any) -> None:
             image = part.get("image_url")
             _check_image(body, image.get("url") if isinstance(image, dict) else image)
         case "input_audio" if isinstance(part.get("input_audio"), dict):
-            if not isinstance(part["input_audio"].get("data"), Text):
+            data = part["input_audio"].get("data")
+            if not isinstance(data, Text):
                 raise HopelessError("invalid input_audio format: missing data")
+            check_base64(body, data)
         case _:
             raise HopelessError("invalid message format")
 
@@ -209,9 +232,13 @@ def _check_part(body: bytes, part: Any) -> None:
 def _check_image(body: bytes, url: Any) -> None:
     if not isinstance(url, Text):
         raise HopelessError("invalid message format")
-    begin = body[url.start + 1 : min(url.end - 1, url.start + 1 + _PREFIX_BYTES)]
-    # A prefix spelled with escapes is rare enough to be left to Ollama.
-    if b"\\" not in begin and not _IMAGE_URL.match(begin):
+    found = _IMAGE_URL.match(body, url.start)
+    if found is not None and found.end() == url.end and (url.end - 1 - found.start(1)) % 4 == 0:
+        return
+    # What is spelled with escapes, or is wrong.
+    spelled = url.decode(body)
+    start = _IMAGE_URL_TEXT.match(spelled)
+    if start is None or not is_base64(spelled[start.end() :]):
         raise HopelessError("invalid image input")
 
 
@@ -229,7 +256,7 @@ def _completions(fields: Fields) -> Meaning:
 
 
 def _v1_embeddings(fields: Fields) -> Meaning:
-    if fields.text("encoding_format").lower() not in {"", "float", "base64"}:
+    if fold(fields.text("encoding_format")) not in {"", "float", "base64"}:
         raise HopelessError("invalid value for 'encoding_format'")
     value = fields.get("input")
     if not _has_input(value) and not isinstance(value, Text):
@@ -238,40 +265,68 @@ def _v1_embeddings(fields: Fields) -> Meaning:
 
 
 def _responses(fields: Fields) -> Meaning:
-    items = fields.get("input")
-    for item in items if isinstance(items, list) else ():
-        _check_item(fields.body, item or {})
+    given = fields.get("input") or {}
+    items = [item or {} for item in given.get("items") or ()]
+    for item in items:
+        _check_item(fields.body, item)
     reasoning = fields.get("reasoning") or {}
+    thinking = _thinks(_text(fields.body, reasoning.get("effort")))
+    words = fields.text("instructions") or not _is_blank(given.get("text"))
     return _chat_like(
-        empty=not fields.has("instructions") and not fields.has("input"),
+        empty=not words and not _is_talk(items),
         stream=bool(fields.get("stream")),
-        tools=any(_is_tool(fields.body, tool or {}) for tool in fields.get("tools") or ()),
-        thinking=_thinks(_text(fields.body, reasoning.get("effort"))),
+        tools=_has_tool(fields.body, fields.get("tools")),
+        thinking=thinking,
+    )
+
+
+def _is_talk(items: list[Mapping[str, Any]]) -> bool:
+    """Whether anything is said; a thought must be the last one to count by itself."""
+    thoughts = [item for item in items if item["type"] == "reasoning"]
+    spoken = {"message", "function_call", "function_call_output"}
+    return any(item["type"] in spoken for item in items) or not (
+        not thoughts or _is_blank(thoughts[-1].get("encrypted_content"))
     )
 
 
 def _check_item(body: bytes, item: Mapping[str, Any]) -> None:
-    kind = _text(body, item.get("type"))
-    if not kind and _text(body, item.get("role")):
-        kind = "message"
-    if kind not in _ITEM_TYPES:
-        raise HopelessError(f"unknown input item type {kind[:40]!r}")
-    parts = item.get("content")
-    if kind != "message" or not isinstance(parts, list):
-        return
-    for part in parts:
-        spelled = part.get("type") if isinstance(part, dict) else None
-        if isinstance(spelled, Text) and spelled.decode(body) not in _CONTENT_TYPES:
-            raise HopelessError("unknown or unsupported content type")
+    match item["type"]:
+        case "message":
+            contents = item.get("content")
+        case "function_call_output":
+            contents = item.get("output")
+        case "function_call":
+            if arguments := _text(body, item.get("arguments")):
+                check_arguments(arguments)
+            return
+        case _:
+            return
+    for content in contents if isinstance(contents, list) else ():
+        if content["type"] == "input_file":
+            raise HopelessError("file inputs are not currently supported")
+        if content["type"] == "input_image" and not _is_blank(content.get("image_url")):
+            _check_image(body, content["image_url"])
+
+
+def _has_tool(body: bytes, tools: list[Any] | None) -> bool:
+    # Each is looked at, for any of them may be wrong.
+    return True in [_is_tool(body, tool or {}) for tool in tools or ()]
 
 
 def _is_tool(body: bytes, tool: Mapping[str, Any]) -> bool:
     """Whether a declaration comes to at least one function; a namespace may be empty."""
-    if _text(body, tool.get("type")) != "namespace":
-        return True
-    return any(
-        _text(body, (one or {}).get("type")) != "namespace" for one in tool.get("tools") or ()
-    )
+    match _text(body, tool.get("type")):
+        case "web_search":
+            return True
+        case "namespace":
+            return _has_tool(body, tool.get("tools"))
+        case _:
+            whole(tool.get("parameters"))
+            return True
+
+
+def _is_blank(value: Any) -> bool:
+    return not isinstance(value, Text) or value.blank
 
 
 # -------------------------------------------------------------------- Anthropic's route
@@ -282,20 +337,67 @@ def _messages(fields: Fields) -> Meaning:
         raise HopelessError("max_tokens is required and must be positive")
     if not fields.has("messages"):
         raise HopelessError("messages is required")
+    said = _has_words(fields.body, fields.get("system"))
     for message in fields.get("messages"):
-        blocks = (message or {}).get("content")
-        for block in blocks if isinstance(blocks, list) else ():
-            _check_block(fields.body, block or {})
+        blocks = message["content"] or ()
+        said = any([said, *(_says(fields.body, block or {}) for block in blocks)])
+    _check_tools(fields.body, [tool or {} for tool in fields.get("tools") or ()])
     # A model that cannot think is not refused here: Ollama lets it off.
-    return _chat_like(stream=bool(fields.get("stream")), tools=fields.has("tools"), thinking=False)
+    return _chat_like(
+        empty=not said,
+        stream=bool(fields.get("stream")),
+        tools=fields.has("tools"),
+        thinking=False,
+    )
 
 
-def _check_block(body: bytes, block: Mapping[str, Any]) -> None:
+def _has_words(body: bytes, system: Any) -> bool:
+    if not isinstance(system, list):
+        return not _is_blank(system)
+    return any(
+        _text(body, block.get("type")) == "text" and not _is_blank(block.get("text"))
+        for block in system
+        if isinstance(block, dict)
+    )
+
+
+def _says(body: bytes, block: Mapping[str, Any]) -> bool:
+    """Whether a block comes to anything; raises if Ollama cannot turn it into its own."""
     kind = _text(body, block.get("type"))
-    if kind == "image" and _text(body, (block.get("source") or {}).get("type")) != "base64":
+    match kind:
+        case "image":
+            _check_source(body, block.get("source"))
+        case "tool_use":
+            if not all(_text(body, block.get(name)) for name in ("id", "name")):
+                raise HopelessError("tool_use block missing required 'id' or 'name' field")
+        case "tool_result":
+            parts = block.get("content")
+            for part in parts if isinstance(parts, list) else ():
+                if isinstance(part, dict) and _text(body, part.get("type")) == "image":
+                    _check_source(body, part.get("source"))
+        case "text" | "thinking":
+            return not _is_blank(block.get(kind))
+        case _:
+            pass
+    return kind in _SPOKEN_BLOCKS
+
+
+def _check_source(body: bytes, source: Any) -> None:
+    if not isinstance(source, dict) or _text(body, source.get("type")) != "base64":
         raise HopelessError("only base64 images are supported")
-    if kind == "tool_use" and not all(_text(body, block.get(name)) for name in ("id", "name")):
-        raise HopelessError("tool_use block missing required 'id' or 'name' field")
+    data = source.get("data")
+    if isinstance(data, Text):
+        check_base64(body, data)
+
+
+def _check_tools(body: bytes, tools: list[Mapping[str, Any]]) -> None:
+    """Ollama has a tool of its own for searching; one of the same name is then dropped unread."""
+    kinds = [_text(body, tool.get("type")) for tool in tools]
+    searches = any(kind.startswith(_WEB_SEARCH) for kind in kinds)
+    for kind, tool in zip(kinds, tools, strict=True):
+        is_dropped = searches and _text(body, tool.get("name")) == _WEB_SEARCH
+        if not kind.startswith(_WEB_SEARCH) and not is_dropped:
+            whole(tool.get("input_schema"))
 
 
 MEANINGS: Final[Mapping[Endpoint, Callable[[Fields], Meaning]]] = {

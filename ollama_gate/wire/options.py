@@ -41,8 +41,9 @@ number, and where Go wants an integer it cuts the fraction off."""
 def launch_options(options: Mapping[str, Any] | None, *, shift: bool | None = None) -> Launch:
     """What the `options` of a native request ask for; raises `HopelessError` for a wrong type."""
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    for name, fits in _OPTIONS.items():
-        if name in given and not fits(given[name]):
+    for name, value in given.items():
+        fits = _OPTIONS.get(name)
+        if fits is not None and not fits(value):
             raise HopelessError(f"option {name!r} is of the wrong type")
     num_ctx = _cut(given.get("num_ctx"))
     return Launch(

@@ -7,7 +7,7 @@ only `keep_alive` is cut out.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -15,12 +15,20 @@ from urllib.parse import parse_qsl
 from ollama_gate import names
 from ollama_gate.errors import BadRequestError
 from ollama_gate.scheduler.types import Launch, Priority
-from ollama_gate.wire.bodies import BODIES
+from ollama_gate.wire.bodies import BODIES, WHOLE_BODIES
+from ollama_gate.wire.encoding import decode_zstd
 from ollama_gate.wire.form import read_form
 from ollama_gate.wire.meaning import MEANINGS, Fields
 from ollama_gate.wire.routes import Dialect, Endpoint
-from ollama_gate.wire.scan import HopelessError, Text, end_of_space, walk_object
-from ollama_gate.wire.shapes import fold
+from ollama_gate.wire.scan import (
+    HopelessError,
+    Text,
+    decoded,
+    end_of_space,
+    end_of_text,
+    walk_object,
+)
+from ollama_gate.wire.shapes import ShortenedError, Struct
 
 _PRIORITY: Final = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -54,24 +62,19 @@ class Hopeless:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """A request that Ollama would decode first, with this `Content-Encoding`."""
-
-    encoding: str
-
-
 def read(
     endpoint: Endpoint, headers: Mapping[str, str], body: bytes, *, query: str = ""
-) -> Ask | Hopeless | Encoded:
+) -> Ask | Hopeless:
     """What a body means; `headers` match in any case, `query` is the part behind the `?`."""
     try:
         if endpoint is Endpoint.TRANSCRIPTIONS:
             return _read_transcription(headers.get("Content-Type", ""), body, query)
-        # Spelled otherwise, or on a native route, Ollama does not decode it.
-        if endpoint.dialect is not Dialect.NATIVE and headers.get("Content-Encoding") == "zstd":
-            return Encoded(encoding="zstd")
-        return _read_json(endpoint, body)
+        if endpoint.dialect is Dialect.NATIVE:
+            return _read_json(endpoint, body)
+        is_encoded = headers.get("Content-Encoding") == "zstd"
+        ask = _read_json(endpoint, decode_zstd(body) if is_encoded else body)
+        # Nothing of it is ever cut, so it is forwarded as it came.
+        return replace(ask, body=body)
     except HopelessError as error:
         return Hopeless(why=str(error))
 
@@ -95,51 +98,99 @@ def read_priority(value: str | None) -> Priority | None:
 
 
 def _read_json(endpoint: Endpoint, body: bytes) -> Ask:
-    found, cuts = _read_object(endpoint, body)
-    fields = Fields(body, found)
+    try:
+        seen = _read_object(BODIES[endpoint], body)
+    except ShortenedError:
+        seen = _read_object(WHOLE_BODIES[endpoint], body)
+    fields = Fields(body, seen.found)
     meaning = MEANINGS[endpoint](fields)
+    cloud = None if endpoint.dialect is Dialect.NATIVE else _cloud_model(endpoint, body, seen)
     return Ask(
-        model=_model(fields.text("model")),
+        model=cloud or _model(fields.text("model")),
         launch_options=meaning.launch,
         keep_alive_s=meaning.keep_alive_s,
         empty=meaning.empty,
         stream=meaning.stream,
         needs=meaning.needs,
-        body=_without(body, cuts),
+        body=_without(body, seen.cuts),
     )
 
 
-def _read_object(endpoint: Endpoint, body: bytes) -> tuple[dict[str, Any], list[tuple[int, int]]]:
-    """The fields of the object that a body begins with, and what of it is not to be forwarded."""
-    struct, native = BODIES[endpoint], endpoint.dialect is Dialect.NATIVE
-    found: dict[str, Any] = {}
-    cuts: list[tuple[int, int]] = []
+@dataclass(slots=True)
+class _Object:
+    """The object that a body begins with.
+
+    Attributes:
+        found: its fields.
+        cuts: what of it is not to be forwarded.
+        models: where the values begin that are called exactly `model`.
+        end: where it ends.
+    """
+
+    found: dict[str, Any] = field(default_factory=dict)
+    cuts: list[tuple[int, int]] = field(default_factory=list)
+    models: list[int] = field(default_factory=list)
+    end: int = 0
+
+
+def _read_object(struct: Struct, body: bytes) -> _Object:
+    seen = _Object()
     kept, last_end = False, 0
 
-    def visit(key: Text, at: int) -> int:
+    def visit(key: bytes, key_at: int, at: int) -> int:
         nonlocal kept, last_end
-        name = fold(key.decode(body))
-        end = struct.member(body, name, at, 1, found)
-        if native and name == "keep_alive":
+        name, end = struct.member(body, key, at, 1, seen.found)
+        # Only native routes have such a field.
+        if name == "keep_alive":
             # The comma in front goes along if any member there stays, else the one behind.
-            cuts.append(
-                (end_of_space(body, last_end), end) if kept else _with_comma(body, key, end)
+            seen.cuts.append(
+                (end_of_space(body, last_end), end) if kept else _with_comma(body, key_at, end)
             )
         else:
             kept = True
+        if name == "model" and decoded(key) == name:
+            seen.models.append(at)
         last_end = end
         return end
 
     start = end_of_space(body, 0)
-    if body[start : start + 1] != b"{":
+    if not body.startswith(b"{", start):
         raise HopelessError("expected a JSON object")
-    walk_object(body, start, 0, visit)
-    return found, cuts
+    seen.end = walk_object(body, start, 0, visit)
+    return seen
 
 
-def _with_comma(body: bytes, key: Text, end: int) -> tuple[int, int]:
+def _cloud_model(endpoint: Endpoint, body: bytes, seen: _Object) -> str | None:
+    """The model in the cloud that a request of `/v1` goes to unread.
+
+    Before anything else Ollama looks for one under the exact name, in a body with nothing behind
+    it; the other spellings of that name it learns of only later. Where Ollama is to search the web
+    itself, it does not do so.
+    """
+    if not seen.models or not body.startswith(b'"', seen.models[-1]):
+        return None
+    at = seen.models[-1]
+    model = Text(at, end_of_text(body, at)).decode(body)
+    is_whole = end_of_space(body, seen.end) == len(body)
+    is_cloud = names.is_cloud(model) and names.parse(model) is not None
+    return model if is_cloud and is_whole and not _searches(endpoint, body, seen) else None
+
+
+def _searches(endpoint: Endpoint, body: bytes, seen: _Object) -> bool:
+    places = [(tool or {}).get("type") for tool in seen.found.get("tools") or ()]
+    kinds = [place.decode(body) for place in places if isinstance(place, Text)]
+    match endpoint:
+        case Endpoint.RESPONSES:
+            return "web_search" in kinds
+        case Endpoint.MESSAGES:
+            return any(kind.strip().startswith("web_search") for kind in kinds)
+        case _:
+            return False
+
+
+def _with_comma(body: bytes, key_at: int, end: int) -> tuple[int, int]:
     behind = end_of_space(body, end)
-    return key.start, behind + 1 if body[behind : behind + 1] == b"," else end
+    return key_at, behind + 1 if body[behind : behind + 1] == b"," else end
 
 
 def _without(body: bytes, cuts: list[tuple[int, int]]) -> bytes:

@@ -8,16 +8,22 @@ What Go refuses (`UnmarshalTypeError` and its like) raises `HopelessError`.
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from ollama_gate.wire.duration import go_duration_ns
 from ollama_gate.wire.scan import (
+    SPACE,
+    TEXT,
     HopelessError,
     Text,
-    end_of_number,
+    decoded,
+    end_of_space,
     end_of_text,
     end_of_value,
+    matched,
+    number_at,
     walk_array,
     walk_object,
 )
@@ -34,6 +40,31 @@ _MAX_FLOAT32: Final = 2.0**128 - 2.0**103
 _BASE64_TEXT: Final = re.compile(rb'"[A-Za-z0-9+/]*+={0,2}"')
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*+={0,2}")
 _THINK_LEVELS: Final = frozenset({"high", "medium", "low", "max"})
+_NEXT: Final = SPACE + b"," + SPACE
+# Bounded repetitions: the matcher keeps a record of each.
+_TEXTS: Final = re.compile(rb"(?:" + TEXT + _NEXT + rb"){0,256}+")
+# None of these is out of range.
+_NUMBERS: Final = re.compile(
+    rb"(?:-?(?:0|[1-9][0-9]{0,17}+)(?:\.[0-9]{1,99}+)?" + _NEXT + rb"){0,256}+"
+)
+INTEGERS: Final = re.compile(rb"(?:-?(?:0|[1-9][0-9]{0,17}+)" + _NEXT + rb"){0,256}+")
+"""A run of integers, each with the comma behind it."""
+TALK: Final = re.compile(
+    rb"(?:\{" + SPACE + rb'(?:"role"' + SPACE + rb":" + SPACE + TEXT + _NEXT + rb")?"
+    rb'"content"'
+    + SPACE
+    + rb":"
+    + SPACE
+    + rb'(?!"")'
+    + TEXT
+    + SPACE
+    + rb"\}"
+    + _NEXT
+    + rb"){0,64}+"
+)
+"""A run of messages that each have words and at most a role, with the comma behind them."""
+SOME_TEXT: Final = Text(0, len('"x"'))
+"""A string that is not blank, and whose characters nobody will ask for."""
 _SECOND_NS: Final = 1_000_000_000
 _MAX_DURATION_NS: Final = 2**63 - 1
 
@@ -53,7 +84,7 @@ def opaque(body: bytes, at: int, depth: int) -> tuple[Any, int]:
 
 def text(body: bytes, at: int, _depth: int) -> tuple[Any, int]:
     """A string, as the place where it stands."""
-    if body[at : at + 1] != b'"':
+    if not body.startswith(b'"', at):
         return _null(body, at, "a string")
     end = end_of_text(body, at)
     return Text(at, end), end
@@ -61,40 +92,45 @@ def text(body: bytes, at: int, _depth: int) -> tuple[Any, int]:
 
 def boolean(body: bytes, at: int, _depth: int) -> tuple[Any, int]:
     """True or false."""
-    for word, value in ((b"true", True), (b"false", False)):
-        if body.startswith(word, at):
-            return value, at + len(word)
+    if body.startswith(b"true", at):
+        return True, at + len(b"true")
+    if body.startswith(b"false", at):
+        return False, at + len(b"false")
     return _null(body, at, "true or false")
 
 
 def integer(body: bytes, at: int, _depth: int) -> tuple[Any, int]:
     """A number without fraction or exponent that fits 64 bits."""
-    if not _is_number(body, at):
+    literal = number_at(body, at)
+    if literal is None:
         return _null(body, at, "an integer")
-    end = end_of_number(body, at)
-    literal = body[at:end]
     if not _INTEGER.fullmatch(literal) or not -(2**63) <= int(literal) < 2**63:
         raise HopelessError(f"expected an integer at byte {at}")
-    return int(literal), end
+    return int(literal), at + len(literal)
 
 
 def float64(body: bytes, at: int, _depth: int) -> tuple[Any, int]:
     """Any number that a float64 can hold."""
-    if not _is_number(body, at):
+    literal = number_at(body, at)
+    if literal is None:
         return _null(body, at, "a number")
-    end = end_of_number(body, at)
-    value = float(body[at:end])
+    value = float(literal)
     if math.isinf(value):
         raise HopelessError(f"number out of range at byte {at}")
-    return value, end
+    return value, at + len(literal)
 
 
 def float32(body: bytes, at: int, depth: int) -> tuple[Any, int]:
     """Any number that a float32 can hold."""
     value, end = float64(body, at, depth)
-    if value is not None and abs(value) >= _MAX_FLOAT32:
+    # Close to the edge a float64 is too coarse to tell.
+    if value is not None and abs(value) >= _MAX_FLOAT32 and _is_beyond(body[at:end]):
         raise HopelessError(f"number out of range at byte {at}")
     return value, end
+
+
+def _is_beyond(number: bytes) -> bool:
+    return Decimal(number.decode()).copy_abs() >= Decimal(_MAX_FLOAT32)
 
 
 def anything(body: bytes, at: int, depth: int) -> tuple[Any, int]:
@@ -104,24 +140,47 @@ def anything(body: bytes, at: int, depth: int) -> tuple[Any, int]:
 
 def mapping(body: bytes, at: int, depth: int) -> tuple[Any, int]:
     """An object whose keys are taken exactly as they are."""
-    if body[at : at + 1] != b"{":
+    if not body.startswith(b"{", at):
         return _null(body, at, "an object")
-    return anything(body, at, depth)
+    value, end = anything(body, at, depth)
+    return Found(value), end
 
 
 def base64(body: bytes, at: int, depth: int) -> tuple[Any, int]:
     """Bytes: a string in padded base64, or a list of numbers."""
-    if body[at : at + 1] == b"[":
-        return opaque(body, at, depth)
+    if body.startswith(b"[", at):
+        return _BYTES(body, at, depth)
     found = _BASE64_TEXT.match(body, at)
     if found is not None and (found.end() - at - 2) % 4 == 0:
         return OPAQUE, found.end()
     place, end = text(body, at, depth)
     if place is not None:
-        characters = place.decode(body).replace("\r", "").replace("\n", "")
-        if len(characters) % 4 or not _BASE64.fullmatch(characters):
-            raise HopelessError(f"illegal base64 data at byte {at}")
+        check_base64(body, place)
     return place, end
+
+
+def check_base64(body: bytes, place: Text) -> None:
+    """Raise `HopelessError` unless Go could decode a string."""
+    found = _BASE64_TEXT.match(body, place.start)
+    if found is not None and (found.end() - place.start - 2) % 4 == 0:
+        return
+    if not is_base64(place.decode(body)):
+        raise HopelessError(f"illegal base64 data at byte {place.start}")
+
+
+def is_base64(characters: str) -> bool:
+    """Whether Go could decode this; it passes over ends of lines."""
+    characters = characters.replace("\r", "").replace("\n", "")
+    return len(characters) % 4 == 0 and _BASE64.fullmatch(characters) is not None
+
+
+def check_arguments(written: str) -> None:
+    """Raise `HopelessError` unless a string holds a JSON object, or `null`, and nothing else."""
+    body = written.encode()
+    start = end_of_space(body, 0)
+    end = mapping(body, start, 0)[1]
+    if end_of_space(body, end) != len(body):
+        raise HopelessError("invalid tool call arguments")
 
 
 def keep_alive(body: bytes, at: int, depth: int) -> tuple[Any, int]:
@@ -149,20 +208,96 @@ def think(body: bytes, at: int, depth: int) -> tuple[Any, int]:
     return True, end
 
 
-def listed(item: Reader) -> Reader:
-    """A list of what `item` reads."""
+def listed(item: Reader, *, alike: re.Pattern[bytes] | None = None, one: Any = None) -> Reader:
+    """A list of what `item` reads.
+
+    Where many items may be all `alike`, a pattern passes over a run of them, commas included, and
+    `one` of them stands for the run.
+    """
 
     def read(body: bytes, at: int, depth: int) -> tuple[Any, int]:
-        if body[at : at + 1] != b"[":
+        if not body.startswith(b"[", at):
             return _null(body, at, "a list")
         values: list[Any] = []
+        shortened = False
 
         def visit(item_at: int) -> int:
+            nonlocal shortened
+            if alike is not None and (end := matched(alike, body, item_at)) > item_at:
+                shortened = True
+                values.append(one)
+                while (item_at := end) < (end := matched(alike, body, item_at)):
+                    pass
             value, end = item(body, item_at, depth + 1)
             values.append(value)
             return end
 
-        return values, walk_array(body, at, depth, visit)
+        end = walk_array(body, at, depth, visit)
+        return Shortened(values) if shortened else Listed(values), end
+
+    return read
+
+
+def named(item: Reader) -> Reader:
+    """An object of any keys, all of one type; nothing of it is kept."""
+
+    def read(body: bytes, at: int, depth: int) -> tuple[Any, int]:
+        if not body.startswith(b"{", at):
+            return _null(body, at, "an object")
+
+        def visit(_key: bytes, _key_at: int, value_at: int) -> int:
+            return item(body, value_at, depth + 1)[1]
+
+        return OPAQUE, walk_object(body, at, depth, visit)
+
+    return read
+
+
+class Listed(list[Any]):
+    """A list whose items have a type, so that a second one is fitted into it."""
+
+
+class Shortened(Listed):
+    """One of which some items stand for many."""
+
+
+class ShortenedError(Exception):
+    """A list came twice, so that Go fits the items into each other, and was shortened."""
+
+
+def held(reader: Reader) -> Reader:
+    """What Go keeps as it stands and decodes later, if at all: what is wrong is told then."""
+
+    def read(body: bytes, at: int, depth: int) -> tuple[Any, int]:
+        try:
+            return reader(body, at, depth)
+        except HopelessError as error:
+            return Wrong(str(error)), end_of_value(body, at, depth)
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A value that Go refuses once it decodes it, and why."""
+
+    why: str
+
+
+def whole(value: Any) -> Any:
+    """A held value, now that it is decoded; raises `HopelessError` if it was wrong."""
+    if isinstance(value, Wrong):
+        raise HopelessError(value.why)
+    return value
+
+
+def checked(reader: Reader, check: Callable[[bytes, Any], None]) -> Reader:
+    """What `reader` reads, once `check` has found nothing wrong with it."""
+
+    def read(body: bytes, at: int, depth: int) -> tuple[Any, int]:
+        value, end = reader(body, at, depth)
+        check(body, value)
+        return value, end
 
     return read
 
@@ -179,40 +314,80 @@ def either(readers: Mapping[bytes, Reader], *, otherwise: Reader | None = None) 
     return read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Struct:
     """An object whose keys match in any case, the last of them counting.
 
-    Attributes:
-        values: fields that a `null` leaves as they were.
-        pointers: fields that a `null` clears: Go's pointers, lists, maps and interfaces.
+    `values` are fields that a `null` leaves as they were. `pointers` are those that it clears:
+    Go's pointers, lists and maps. `plain` are those of which the last alone counts: interfaces,
+    and what is kept to be decoded later.
     """
 
-    values: Mapping[str, Reader] = field(default_factory=dict)
-    pointers: Mapping[str, Reader] = field(default_factory=dict)
+    def __init__(
+        self,
+        *,
+        values: Mapping[str, Reader] | None = None,
+        pointers: Mapping[str, Reader] | None = None,
+        plain: Mapping[str, Reader] | None = None,
+    ) -> None:
+        self._fields: dict[str, _Field] = {
+            **{name: _Field(name, read, "value") for name, read in (values or {}).items()},
+            **{name: _Field(name, read, "pointer") for name, read in (pointers or {}).items()},
+            **{name: _Field(name, read, "plain") for name, read in (plain or {}).items()},
+        }
+        # As most clients spell them, so that nothing need be decoded.
+        self._spelled = {
+            f'"{name}"'.encode(): field for name, field in self._fields.items() if name.isascii()
+        }
 
     def __call__(self, body: bytes, at: int, depth: int, /) -> tuple[Any, int]:
         """The fields that were given, by their names in lower case."""
-        if body[at : at + 1] != b"{":
+        if not body.startswith(b"{", at):
             return _null(body, at, "an object")
-        found: dict[str, Any] = {}
+        found = Found()
 
-        def visit(key: Text, value_at: int) -> int:
-            return self.member(body, fold(key.decode(body)), value_at, depth + 1, found)
+        def visit(key: bytes, _key_at: int, value_at: int) -> int:
+            return self.member(body, key, value_at, depth + 1, found)[1]
 
         return found, walk_object(body, at, depth, visit)
 
-    def member(self, body: bytes, name: str, at: int, depth: int, found: dict[str, Any]) -> int:
-        """Read one member into what was found so far; returns where its value ends."""
-        if name in self.values:
-            value, end = self.values[name](body, at, depth)
-            if value is not None:
-                found[name] = _merged(found.get(name), value)
-            return end
-        value, end = self.pointers.get(name, opaque)(body, at, depth)
-        if name in self.pointers:
-            found[name] = _merged(found.get(name), value)
-        return end
+    def member(
+        self, body: bytes, key: bytes, at: int, depth: int, found: dict[str, Any]
+    ) -> tuple[str, int]:
+        """Read one member into what was found so far.
+
+        Returns the field's name, empty for what is no field, and where the value ends.
+        """
+        field = self._spelled.get(key) or self._fields.get(fold(decoded(key)))
+        if field is None:
+            return "", end_of_value(body, at, depth)
+        name, read, kind = field
+        value, end = read(body, at, depth)
+        if value is None and kind == "value":
+            return name, end
+        if kind != "plain" and name in found:
+            value = _merged(found[name], value)
+        found[name] = value
+        return name, end
+
+
+class Found(dict[str, Any]):
+    """What was found in an object that has a type, so that a second one is fitted into it."""
+
+
+class _Field(NamedTuple):
+    name: str
+    read: Reader
+    kind: Literal["value", "pointer", "plain"]
+
+
+def _byte(body: bytes, at: int, depth: int) -> tuple[Any, int]:
+    value, end = integer(body, at, depth)
+    if value is not None and not 0 <= value < 1 << 8:
+        raise HopelessError(f"expected a byte at byte {at}")
+    return value, end
+
+
+_BYTES: Final = listed(_byte)
 
 
 def fold(key: str) -> str:
@@ -223,30 +398,40 @@ def fold(key: str) -> str:
 def _merged(old: Any, new: Any) -> Any:
     """Go decodes a field that comes twice into what the first has left."""
     match old, new:
-        case dict(), dict():
-            return {**old, **{name: _merged(old.get(name), value) for name, value in new.items()}}
-        case list(), list():
-            return [*map(_merged, old, new), *new[len(old) :]]
+        case (Shortened(), Listed()) | (Listed(), Shortened()):
+            raise ShortenedError
+        case Found(), Found():
+            merged = {name: _merged(old.get(name), value) for name, value in new.items()}
+            return Found(old | merged)
+        case Listed(), Listed():
+            return Listed([*map(_merged, old, new), *new[len(old) :]])
         case _:
             return new
 
 
 def _any(body: bytes, at: int, depth: int, levels: int) -> tuple[Any, int]:
     first = body[at : at + 1]
+    if first == b'"':
+        return text(body, at, depth)
     if first not in {b"{", b"["}:
-        reader: Callable[[bytes, int, int], tuple[Any, int]]
-        reader = text if first == b'"' else float64 if _is_number(body, at) else boolean
-        return reader(body, at, depth)
+        is_word = first in {b"t", b"f", b"n"}
+        return boolean(body, at, depth) if is_word else float64(body, at, depth)
     if not levels:
         return opaque(body, at, depth)
     members: dict[str, Any] = {}
     items: list[Any] = []
 
-    def visit(key: Text, value_at: int) -> int:
-        members[key.decode(body)], end = _any(body, value_at, depth + 1, levels - 1)
+    def visit(key: bytes, _key_at: int, value_at: int) -> int:
+        members[decoded(key)], end = _any(body, value_at, depth + 1, levels - 1)
         return end
 
     def visit_item(item_at: int) -> int:
+        # One string stands for many, and one number.
+        for run, one in ((_TEXTS, SOME_TEXT), (_NUMBERS, 0.0)):
+            if (end := matched(run, body, item_at)) > item_at:
+                items.append(one)
+            while end > item_at:
+                item_at, end = end, matched(run, body, end)
         value, end = _any(body, item_at, depth + 1, levels - 1)
         items.append(value)
         return end
@@ -254,10 +439,6 @@ def _any(body: bytes, at: int, depth: int, levels: int) -> tuple[Any, int]:
     if first == b"{":
         return members, walk_object(body, at, depth, visit)
     return items, walk_array(body, at, depth, visit_item)
-
-
-def _is_number(body: bytes, at: int) -> bool:
-    return body[at : at + 1] in b"-0123456789" and at < len(body)
 
 
 def _null(body: bytes, at: int, wanted: str) -> tuple[None, int]:
