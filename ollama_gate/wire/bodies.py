@@ -220,17 +220,21 @@ def _check_kind(
 
 _CONTENT: Final = checked(
     Struct(
-        values={"type": text},
-        plain=_held_texts("text", *_CONTENT_FIELDS["input_image"], *_CONTENT_FIELDS["input_file"]),
+        values={
+            "type": text,
+            **_held_texts("text", *_CONTENT_FIELDS["input_image"], *_CONTENT_FIELDS["input_file"]),
+        },
     ),
     _check_content,
 )
 _CONTENTS: Final = either({b'"': text, b"[": listed(_CONTENT)})
 _ITEM: Final = checked(
     Struct(
-        values=_texts("type", "role"),
-        plain={
+        values={
+            **_texts("type", "role"),
             **_held_texts("id", "call_id", "name", "arguments", "encrypted_content", "status"),
+        },
+        plain={
             "content": held(_CONTENTS),
             "output": held(_CONTENTS),
             "summary": held(listed(Struct(values=_texts("type", "text")))),
