@@ -350,6 +350,13 @@ def test_a_compressed_body_may_hold_twenty_mebibytes(total_bytes: int, *, is_tak
     assert is_hopeless(Endpoint.COMPLETIONS, body, ZSTD) != is_taken
 
 
+def test_a_compressed_body_that_lacks_its_last_bytes_is_hopeless() -> None:
+    summed = zstandard.ZstdCompressor(write_checksum=True)
+    body = summed.compress(b'{"model":"m","prompt":"hi"}')
+    assert ask(Endpoint.COMPLETIONS, body, ZSTD).model == "m"
+    assert is_hopeless(Endpoint.COMPLETIONS, body[:-1], ZSTD)
+
+
 def test_a_compressed_body_that_needs_a_larger_window_is_hopeless() -> None:
     plain = b'{"model":"m","prompt":"hi"}'
     wide = zstandard.ZstdCompressionParameters.from_level(3, window_log=24)

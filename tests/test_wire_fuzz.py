@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -216,6 +217,14 @@ def test_a_long_string_ends_where_it_ends(
     body = f'"{text}"'.encode()
     assert end_of_text(body, 0) == len(body)
     assert end_of_text(body + b',"x"', 0) == len(body)
+
+
+@pytest.mark.parametrize("escape", ["\\n", "\\\\", '\\"', "\\u00e9", "\\ud83d\\ude00"])
+@pytest.mark.parametrize("edge_bytes", [1 << 10, (1 << 10) + (1 << 16)])
+def test_an_escape_may_stand_anywhere_in_a_long_string(escape: str, edge_bytes: int) -> None:
+    for plain_bytes in range(edge_bytes - 20, edge_bytes + 5):
+        body = f'"{"a" * plain_bytes}{escape * 3}{"b" * 600}"'.encode()
+        assert end_of_text(body + b"]", 0) == len(body)
 
 
 @given(st.sampled_from([490, 1010, 1024, 66_540, 66_560]), st.integers(0, 40), st.data())
