@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from ollama_gate.wire.scan import (
     HopelessError,
     Text,
+    decoded,
     end_of_space,
     end_of_value,
     walk_array,
@@ -45,18 +46,18 @@ def _each_model(body: bytes, tell: Callable[[dict[str, Text]], None]) -> None:
         found: dict[str, Text] = {}
         end = end_of_value(body, at, 2)
         if body[at : at + 1] == b"{":
-            walk_object(body, at, 2, lambda key, value_at: member(key, value_at, found))
+            walk_object(body, at, 2, lambda key, _, value_at: member(key, value_at, found))
             tell(found)
         return end
 
-    def member(key: Text, at: int, found: dict[str, Text]) -> int:
+    def member(key: bytes, at: int, found: dict[str, Text]) -> int:
         end = end_of_value(body, at, 3)
         if body[at : at + 1] == b'"':
-            found[key.decode(body)] = Text(at, end)
+            found[decoded(key)] = Text(at, end)
         return end
 
-    def top(key: Text, at: int) -> int:
-        if key.decode(body) == "models" and body[at : at + 1] == b"[":
+    def top(key: bytes, _: int, at: int) -> int:
+        if decoded(key) == "models" and body[at : at + 1] == b"[":
             return walk_array(body, at, 1, model)
         return end_of_value(body, at, 1)
 
