@@ -170,6 +170,13 @@ def mapping(value: Any) -> dict[str, Any]:
     return merged
 
 
+def string_map(value: Any) -> dict[str, str]:
+    """A Go `map[string]string`; a null in it is an empty string."""
+    if not isinstance(value, Pairs):
+        raise _Mismatch(_kind(value), "map[string]string")
+    return {key: "" if item is None else string(item) for key, item in value}
+
+
 def anything(value: Any) -> Any:
     """A Go `any`."""
     return gojson.plain(value)

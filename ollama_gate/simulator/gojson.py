@@ -20,8 +20,10 @@ _PLAIN_FROM = 1e-6  # Go writes floats plainly between these two magnitudes
 _PLAIN_TO = 1e21
 _FLOAT32_DIGITS = 9
 _ASCII_END = 0x80
+_BASIC_END = 0xFFFF
+_LETTERED = dict(zip("\a\b\f\n\r\t\v", "abfnrtv", strict=True))
 _QUOTED = {"'": r"'\''", '"': "'\"'", "\\": r"'\\'"} | {
-    char: f"'\\{letter}'" for char, letter in zip("\a\b\f\n\r\t\v", "abfnrtv", strict=True)
+    char: f"'\\{letter}'" for char, letter in _LETTERED.items()
 }
 
 
@@ -109,6 +111,24 @@ def plain(value: Any) -> Any:
             return float(value)
         case _:
             return value
+
+
+def quoted(text: str) -> str:
+    """`text` as Go's `%q` writes it."""
+    return '"' + "".join(_in_quotes(char) for char in text) + '"'
+
+
+def _in_quotes(char: str) -> str:
+    if char in '"\\':
+        return f"\\{char}"
+    if char in _LETTERED:
+        return f"\\{_LETTERED[char]}"
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if code < _ASCII_END:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= _BASIC_END else f"\\U{code:08x}"
 
 
 def _refuse_constant(name: str) -> Any:

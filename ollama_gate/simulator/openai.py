@@ -19,7 +19,7 @@ from ollama_gate.simulator.listing import show_named, tag_entries
 from ollama_gate.simulator.native import chat_with, cloud_refusal, embed_with
 from ollama_gate.simulator.refs import Source, parse_name, parse_ref
 from ollama_gate.simulator.replies import Answer, Origin, RefusedError, Reply, Stream
-from ollama_gate.simulator.world import Call
+from ollama_gate.simulator.world import Call, find_model
 
 _EFFORTS: Mapping[str, bool | str] = {
     "none": False,
@@ -108,7 +108,9 @@ async def models(call: Call) -> Answer:
 async def model(call: Call, name: str) -> Answer:
     """GET /v1/models/{model}."""
     show_named(call, name, extra={})
-    return Answer(_model(name, call.world.started_ns // 10**9))
+    found = find_model(call.world, parse_ref(name).name)
+    modified_ns = call.world.modified_ns(found) if found else call.world.started_ns
+    return Answer(_model(name, modified_ns // 10**9))
 
 
 def error_body(status: int, text: str) -> dict[str, Any]:

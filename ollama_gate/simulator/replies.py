@@ -23,6 +23,22 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Waited:
+    """The last object of a stream that the client did not want, or its error."""
+
+    body: Mapping[str, Any]
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """A status and nothing else, or a null."""
+
+    status: int = 200
+    is_null: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """A line for people."""
 

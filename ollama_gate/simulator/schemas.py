@@ -13,6 +13,7 @@ from ollama_gate.simulator.bodies import (
     mapping,
     nested,
     string,
+    string_map,
     think,
 )
 
@@ -109,6 +110,48 @@ SHOW = Struct(
         "verbose": _BOOL,
         "options": _MAP,
         "name": _STRING,
+    },
+)
+
+_STRINGS = Field(string_map, null_clears=True)
+
+PULL = Struct(
+    "api.PullRequest",
+    {
+        "model": _STRING,
+        "insecure": _BOOL,
+        "username": _STRING,
+        "password": _STRING,
+        "stream": _BOOL_POINTER,
+        "name": _STRING,
+    },
+)
+PUSH = Struct("api.PushRequest", PULL.fields)
+DELETE = Struct("api.DeleteRequest", {"model": _STRING, "name": _STRING})
+COPY = Struct("api.CopyRequest", {"source": _STRING, "destination": _STRING})
+CREATE = Struct(
+    "api.CreateRequest",
+    {
+        "model": _STRING,
+        "stream": _BOOL_POINTER,
+        "quantize": _STRING,
+        "draft_quantize": _STRING,
+        "from": _STRING,
+        "remote_host": _STRING,
+        "files": _STRINGS,
+        "draft_files": _STRINGS,
+        "adapters": _STRINGS,
+        "template": _STRING,
+        "license": _ANY,
+        "system": _STRING,
+        "parameters": _MAP,
+        "messages": CHAT.fields["messages"],
+        "renderer": _STRING,
+        "parser": _STRING,
+        "requires": _STRING,
+        "info": _MAP,
+        "name": _STRING,
+        "quantization": _STRING,
     },
 )
 
