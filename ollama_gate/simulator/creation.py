@@ -50,7 +50,8 @@ _UNQUANTIZED: Final = frozenset({"F32", "F16", "BF16"})
 _NO_DIGEST: Final = "0000000000000000000"
 _HEX: Final = 64
 _LARGEST_INT: Final = 2**63 - 1
-_LINES: Final = 3  # of progress for a GGUF that is written anew
+_LINES: Final = 3  # of progress for a large GGUF that is written anew
+_LARGE_BYTES: Final = 2**20
 _ACTION = re.compile(r"\{\{-?\s*(if|range|with|block|define|end)\b([^}]*?)-?\}\}")
 _NO_SHAPE: Final = Shape(
     family="",
@@ -254,7 +255,7 @@ class _Draft:
             raise RefusedError(500, str(error)) from None
 
     def _rewritten(self) -> Iterator[dict[str, Any]]:
-        """Quantize it, or let it be checked, which writes it anew."""
+        """Quantize it, or let it be checked, which leaves it as it is."""
         assert self.model is not None
         wanted = (self._request.get("quantize") or self._request.get("quantization", "")).upper()
         old = self.model.quantization
@@ -266,7 +267,6 @@ class _Draft:
             self._replace_gguf(f"{wanted} of {self.model.blob_path}", size, _QUANTIZERS[wanted])
         elif self._is_uploaded:
             yield from _writing("validating GGUF model", self.model.disk_bytes)
-            self._replace_gguf(f"copy of {self.model.blob_path}", self.model.disk_bytes, old)
 
     def _check_quantization(self, wanted: str) -> None:
         assert self.model is not None
@@ -282,7 +282,12 @@ class _Draft:
         assert self.model is not None
         blob = hashlib.sha256(content.encode()).hexdigest()
         self.model = replace(
-            self.model, blob=blob, blob_of="", disk_bytes=size, quantization=quantization
+            self.model,
+            blob=blob,
+            blob_of="",
+            parent="",
+            disk_bytes=size,
+            quantization=quantization,
         )
 
     def _dress(self) -> None:
@@ -324,12 +329,13 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _writing(status: str, total: int) -> Iterator[dict[str, Any]]:
-    for line in range(1, _LINES + 1):
+    lines = 1 if total < _LARGE_BYTES else _LINES
+    for line in range(1, lines + 1):
         yield {
             "status": status,
             "digest": _NO_DIGEST,
             "total": total,
-            "completed": total * line // _LINES,
+            "completed": total * line // lines,
         }
     yield {"status": "verifying conversion"}
 

@@ -136,9 +136,9 @@ def _tag(world: World, model: Model) -> dict[str, Any]:
             "modified_at": timestamp(world.modified_ns(model)),
             "size": layers.size_of(model),
             "digest": model.digest,
-            "details": _details(model) | lengths,
-            "capabilities": list(model.capabilities),
+            "details": _details(model) | {key: size for key, size in lengths.items() if size},
         }
+        | ({"capabilities": list(model.capabilities)} if model.capabilities else {})
     )
 
 
