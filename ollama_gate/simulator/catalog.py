@@ -30,6 +30,7 @@ ONE_SLOT_FAMILIES = frozenset(
     }
 )
 
+AUDIO = "audio"
 COMPLETION = "completion"
 EMBEDDING = "embedding"
 INSERT = "insert"

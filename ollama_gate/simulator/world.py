@@ -38,6 +38,7 @@ class Call:
     context: RequestContext
     body: bytes
     headers: Mapping[str, str]
+    query: str = ""
 
 
 def find_model(world: World, name: Any, *, fold: bool = True) -> Model | None:
