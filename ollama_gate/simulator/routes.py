@@ -6,24 +6,31 @@ Only the routes of the table at the end exist; everything else is 404 or 405 in 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
-from ollama_gate.simulator import listing, native, openai
+from ollama_gate.simulator import (
+    anthropic,
+    completions,
+    listing,
+    native,
+    openai,
+    responses,
+    transcribe,
+)
 from ollama_gate.simulator.context import RequestContext
 from ollama_gate.simulator.gojson import encode
 from ollama_gate.simulator.guard import Headers, Verdict, judge
-from ollama_gate.simulator.openai import Events
-from ollama_gate.simulator.replies import Answer, Origin, RefusedError, Stream, Text
+from ollama_gate.simulator.replies import Answer, Lines, Origin, RefusedError, Stream, Text
 from ollama_gate.simulator.world import Call, World
 
-Handler = Callable[[Call], Awaitable[Answer | Stream | Text | Events]]
+Handler = Callable[[Call], Awaitable[Answer | Stream | Text | Lines]]
+ErrorBody = Callable[[int, str], Mapping[str, Any]]
 
 _JSON = "application/json; charset=utf-8"
 _BARE_JSON = "application/json"
 _NDJSON = "application/x-ndjson"
-_EVENTS = "text/event-stream"
-_TEXT = "text/plain; charset=utf-8"
 _GIN_TEXT = "text/plain"
 _BUFFER_BYTES = 2048  # net/http sends more than this in chunks, having no length yet
 _METHODS = ("HEAD", "GET", "POST", "DELETE")  # in the order of gin's trees
@@ -32,8 +39,10 @@ _V1_MODEL = "/v1/models/"
 
 @dataclass(frozen=True, slots=True)
 class _Route:
+    """A handler, and how its dialect spells an error where that is not Ollama's own."""
+
     handler: Handler
-    is_openai: bool = False
+    error_body: ErrorBody | None = None
 
 
 def make_app(world: World) -> web.Application:
@@ -62,7 +71,7 @@ async def _dispatch(
     if isinstance(found, web.Response):
         found.headers.extend(verdict.headers)
         return found
-    call = Call(world, context, await request.read(), request.headers)
+    call = Call(world, context, await request.read(), request.headers, request.query_string)
     return await _answer(request, found, call, verdict)
 
 
@@ -92,7 +101,7 @@ def _methods_at(path: str) -> Mapping[str, _Route]:
         async def one_model(call: Call) -> Answer:
             return await openai.model(call, name)
 
-        return {"GET": _Route(one_model, is_openai=True)}
+        return {"GET": _Route(one_model, openai.error_body)}
     return _ROUTES.get(path, {})
 
 
@@ -111,20 +120,21 @@ async def _answer(
     try:
         reply = await route.handler(call)
         if isinstance(reply, Text):
-            return _plain(200, reply.text, _TEXT, verdict.headers)
+            headers = reply.headers + verdict.headers
+            return _plain(reply.status, reply.text, reply.content_type, headers)
         if isinstance(reply, Answer):
             return _whole(route, reply, verdict)
         streaming = True
-        if isinstance(reply, Events):
-            return await _stream(request, reply.lines, _EVENTS, verdict)
-        return await _stream(request, _lines(reply), _NDJSON, verdict)
+        if isinstance(reply, Stream):
+            reply = Lines(_lines(reply), _NDJSON)
+        return await _stream(request, reply, verdict)
     except RefusedError as error:
         return _refusal(route, error, verdict, streaming=streaming)
 
 
 def _whole(route: _Route, reply: Answer, verdict: Verdict) -> web.Response:
     text = encode(reply.body)
-    if route.is_openai:
+    if route.error_body:
         return _body(reply.status, f"{text}\n", _BARE_JSON, verdict.headers)
     return _body(reply.status, text, _JSON, verdict.headers)
 
@@ -134,27 +144,27 @@ def _refusal(
 ) -> web.Response:
     content_type = _BARE_JSON if streaming else _JSON
     text = encode({"error": error.text})
-    if route.is_openai and error.origin is not Origin.CLOUD:
-        text = encode(openai.error_body(error.status, error.text))
+    if route.error_body and error.origin is not Origin.CLOUD:
+        text = encode(route.error_body(error.status, error.text))
         if error.origin is Origin.HANDLER:
             text, content_type = f"{text}\n", _BARE_JSON
-    response = _body(error.status, text, content_type, verdict.headers)
+    response = _body(error.status, text, content_type, verdict.headers + error.headers)
     if streaming:
         response.enable_chunked_encoding()  # a stream is flushed before its length is known
     return response
 
 
-async def _stream(
-    request: web.Request, lines: AsyncGenerator[str], content_type: str, verdict: Verdict
-) -> web.StreamResponse:
-    """Send lines as they come; the status is sent with the first of them."""
-    response = web.StreamResponse(headers=(("Content-Type", content_type), *verdict.headers))
+async def _stream(request: web.Request, reply: Lines, verdict: Verdict) -> web.StreamResponse:
+    """Send pieces as they come; the status is sent with the first of them."""
+    headers = (("Content-Type", reply.content_type), *reply.headers, *verdict.headers)
+    response = web.StreamResponse(headers=headers)
     response.enable_chunked_encoding()
-    async with contextlib.aclosing(lines):
-        async for line in lines:
+    async with contextlib.aclosing(reply.lines) as pieces:
+        async for piece in pieces:
             if not response.prepared:
                 await response.prepare(request)
-            await response.write(line.encode())
+            if piece:
+                await response.write(piece.encode())
     if not response.prepared:
         await response.prepare(request)
     await response.write_eof()
@@ -212,7 +222,11 @@ _ROUTES: Mapping[str, Mapping[str, _Route]] = {
     "/api/chat": {"POST": _Route(native.chat)},
     "/api/embed": {"POST": _Route(native.embed)},
     "/api/embeddings": {"POST": _Route(native.embeddings)},
-    "/v1/chat/completions": {"POST": _Route(openai.chat_completions, is_openai=True)},
-    "/v1/embeddings": {"POST": _Route(openai.embeddings, is_openai=True)},
-    "/v1/models": {"GET": _Route(openai.models, is_openai=True)},
+    "/v1/chat/completions": {"POST": _Route(openai.chat_completions, openai.error_body)},
+    "/v1/completions": {"POST": _Route(completions.completions, openai.error_body)},
+    "/v1/embeddings": {"POST": _Route(openai.embeddings, openai.error_body)},
+    "/v1/models": {"GET": _Route(openai.models, openai.error_body)},
+    "/v1/responses": {"POST": _Route(responses.responses, openai.error_body)},
+    "/v1/messages": {"POST": _Route(anthropic.messages, anthropic.error_body)},
+    "/v1/audio/transcriptions": {"POST": _Route(transcribe.transcriptions, openai.error_body)},
 }
