@@ -61,7 +61,7 @@ def answer(key: str, tokens: int) -> list[str]:
 
 def json_answer(key: str, form: Any) -> list[str]:
     """The tokens of an answer in JSON, following the outline of a schema where there is one."""
-    value = instance(form, key) if isinstance(form, dict) else {"answer": " ".join(answer(key, 5))}
+    value = instance(form, key) if isinstance(form, dict) else {"answer": "".join(answer(key, 5))}
     return in_tokens(json.dumps(value))
 
 
@@ -96,7 +96,7 @@ def identity(prefix: str, key: str) -> str:
 def _instance(schema: Any, key: str, defs: dict[str, Any]) -> Any:
     """The least value that a schema's outline admits."""
     if not isinstance(schema, dict):
-        return " ".join(answer(key, 3))
+        return "".join(answer(key, 3))
     if "$ref" in schema:
         return _instance(defs.get(str(schema["$ref"]).rpartition("/")[2]), key, defs)
     if "const" in schema or schema.get("enum"):
@@ -122,7 +122,7 @@ def _of_type(schema: dict[str, Any], key: str, defs: dict[str, Any]) -> Any:
         case "null":
             return None
         case _:
-            return " ".join(answer(key, 3))
+            return "".join(answer(key, 3))
 
 
 def _within(number: float, schema: dict[str, Any]) -> float:

@@ -6,6 +6,7 @@ The order of the checks is Ollama's: it decides which of two errors a client see
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ollama_gate.simulator import babble, schemas
@@ -67,6 +68,7 @@ async def generate_with(call: Call, request: Mapping[str, Any]) -> Reply:
     media = [item for item in request.get("images") or () if item is not None]
     prompt = prompt_of(runner, request, text, media, raw=request.get("raw", False))
     question = _question(call.world, model, request, prompt, thinks=thinks)
+    question = replace(question, has_gap=True)
     objects = Generated(
         call.world,
         raw_name,
@@ -302,6 +304,7 @@ def _question(
         top_logprobs=request.get("top_logprobs", 0) if request.get("logprobs") else None,
         stops=stops_of(model, options),
         tool=None if form else tool,
+        has_gap=bool(form),
     )
 
 

@@ -62,6 +62,7 @@ class Question:
         form: `format` of the request: "json", a schema, or nothing.
         stops: texts that end the answer and are not said themselves.
         tool: the tool that is called instead of an answer: its name and its arguments.
+        has_gap: whether the mark that ends a thought shows, as an object without text.
         top_logprobs: how many alternatives each token is given; `None` without logprobs.
     """
 
@@ -74,6 +75,7 @@ class Question:
     top_logprobs: int | None
     stops: tuple[str, ...] = ()
     tool: tuple[str, dict[str, Any]] | None = None
+    has_gap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +86,14 @@ class Piece:
     thinking: str = ""
     logprobs: list[dict[str, Any]] | None = None
     tool_calls: tuple[dict[str, Any], ...] = ()
+    is_gap: bool = False
 
     @property
     def is_shown(self) -> bool:
         """Whether Ollama sends an object for it."""
-        return bool(self.content or self.thinking or self.logprobs or self.tool_calls)
+        return self.is_gap or bool(
+            self.content or self.thinking or self.logprobs or self.tool_calls
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +138,8 @@ def _words(question: Question) -> tuple[list[Piece], str]:
         thoughts, reason = thoughts[: question.limit], "length"
     top = question.top_logprobs
     pieces = [Piece(thinking=word, logprobs=_logprobs(word, top)) for word in thoughts]
+    if thoughts and words and question.has_gap:
+        pieces.append(Piece(is_gap=True))
     if question.tool is None or reason == "length":  # half a call is no call
         pieces += [Piece(content=word, logprobs=_logprobs(word, top)) for word in words]
         return pieces, reason
