@@ -31,6 +31,7 @@ ONE_SLOT_FAMILIES = frozenset(
     }
 )
 
+AUDIO = "audio"
 COMPLETION = "completion"
 EMBEDDING = "embedding"
 INSERT = "insert"

@@ -88,16 +88,34 @@ def decode(body: bytes) -> Any:
 
 
 def encode(value: Any) -> str:
-    """`value` as `json.Marshal` writes it: compact, keys in the given order."""
+    """`value` as `json.Marshal` writes it: compact, keys in the given order.
+
+    What `decode` gave is written as it was read, as Go does with a `json.RawMessage`.
+    """
     match value:
         case str():
             return _text(value)
+        case Pairs():
+            return "{" + ",".join(f"{_text(k)}:{encode(v)}" for k, v in value) + "}"
         case Mapping():
             return "{" + ",".join(f"{_text(k)}:{encode(v)}" for k, v in value.items()) + "}"
         case list() | tuple():
             return "[" + ",".join(map(encode, value)) + "]"
         case _:
             return _scalar(value)
+
+
+def as_go_maps(value: Any) -> Any:
+    """Dicts with their keys in the order in which Go writes a map; `Pairs` keep theirs."""
+    match value:
+        case Pairs():
+            return value
+        case Mapping():
+            return {key: as_go_maps(value[key]) for key in sorted(value)}
+        case list() | tuple():
+            return [as_go_maps(item) for item in value]
+        case _:
+            return value
 
 
 def plain(value: Any) -> Any:
@@ -151,6 +169,8 @@ def _scalar(value: float | None) -> str:
             return "true" if value else "false"
         case int():
             return str(value)
+        case Number():
+            return value.text
         case Float32():
             return _shortest32(value)
         case float():

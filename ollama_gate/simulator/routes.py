@@ -7,10 +7,22 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import HttpVersion11, web
 
-from ollama_gate.simulator import account, blobs, listing, management, native, openai
+from ollama_gate.simulator import (
+    account,
+    anthropic,
+    blobs,
+    completions,
+    listing,
+    management,
+    native,
+    openai,
+    responses,
+    transcribe,
+)
 from ollama_gate.simulator.context import RequestContext
 from ollama_gate.simulator.creation import create
 from ollama_gate.simulator.gohttp import (
@@ -30,17 +42,24 @@ from ollama_gate.simulator.gohttp import (
 )
 from ollama_gate.simulator.gojson import encode
 from ollama_gate.simulator.guard import Headers, Verdict, judge
-from ollama_gate.simulator.openai import Events
-from ollama_gate.simulator.replies import Answer, Empty, Origin, RefusedError, Stream, Text, Waited
+from ollama_gate.simulator.replies import (
+    Answer,
+    Empty,
+    Lines,
+    Origin,
+    RefusedError,
+    Stream,
+    Text,
+    Waited,
+)
 from ollama_gate.simulator.world import Call, World
 
-Handler = Callable[[Call], Awaitable[Answer | Stream | Text | Events | Empty | Waited]]
+Handler = Callable[[Call], Awaitable[Answer | Stream | Text | Lines | Empty | Waited]]
+ErrorBody = Callable[[int, str], Mapping[str, Any]]
 
 _JSON = "application/json; charset=utf-8"
 _BARE_JSON = "application/json"
 _NDJSON = "application/x-ndjson"
-_EVENTS = "text/event-stream"
-_TEXT = "text/plain; charset=utf-8"
 _GIN_TEXT = "text/plain"
 _METHODS = ("HEAD", "GET", "POST", "DELETE")  # in the order of gin's trees
 _BODIED = frozenset({"POST", "DELETE"})  # whose handlers read
@@ -48,10 +67,14 @@ _BODIED = frozenset({"POST", "DELETE"})  # whose handlers read
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """A handler with its dialect, and whether its body is read for it."""
+    """A handler, and how its dialect spells an error where that is not Ollama's own.
+
+    Attributes:
+        is_read: whether its body is read for it.
+    """
 
     handler: Handler
-    is_openai: bool = False
+    error_body: ErrorBody | None = None
     is_read: bool = True
 
 
@@ -92,7 +115,7 @@ async def _dispatch(
     route = methods[request.method]
     is_read = route.is_read and request.method in _BODIED
     body = await request.whole() if is_read else b""
-    call = Call(world, context, body, request.headers, parameter, target.query[1:], request.blocks)
+    call = Call(world, context, body, request.headers, target.query[1:], parameter, request.blocks)
     return await _answer(request, route, call, verdict)
 
 
@@ -144,9 +167,9 @@ async def _answer(
         if isinstance(reply, Text | Answer | Empty | Waited):
             return _framed(request, _unstreamed(route, reply, verdict))
         streaming = True
-        if isinstance(reply, Events):
-            return await _stream(request, reply.lines, _EVENTS, verdict)
-        return await _stream(request, _lines(reply), _NDJSON, verdict)
+        if isinstance(reply, Stream):
+            reply = Lines(_lines(reply), _NDJSON)
+        return await _stream(request, reply, verdict)
     except RefusedError as error:
         refusal = _refusal(route, error, verdict, streaming=streaming)
         return _framed(request, refusal, is_flushed=streaming)
@@ -156,7 +179,8 @@ def _unstreamed(
     route: _Route, reply: Text | Answer | Empty | Waited, verdict: Verdict
 ) -> web.Response:
     if isinstance(reply, Text):
-        return _plain(200, reply.text, _TEXT, verdict.headers)
+        headers = reply.headers + verdict.headers
+        return _plain(reply.status, reply.text, reply.content_type, headers)
     if isinstance(reply, Empty):
         if reply.is_null:
             return _body(reply.status, "null", _JSON, verdict.headers)
@@ -164,7 +188,7 @@ def _unstreamed(
     text = encode(reply.body)
     if isinstance(reply, Waited):
         return _body(reply.status, text, _BARE_JSON, verdict.headers)
-    if route.is_openai:
+    if route.error_body:
         return _body(reply.status, f"{text}\n", _BARE_JSON, verdict.headers)
     return _body(reply.status, text, _JSON, verdict.headers)
 
@@ -174,11 +198,11 @@ def _refusal(
 ) -> web.Response:
     content_type = _BARE_JSON if streaming else _JSON
     text = encode({"error": error.text})
-    if route.is_openai and error.origin is not Origin.CLOUD:
-        text = encode(openai.error_body(error.status, error.text))
+    if route.error_body and error.origin is not Origin.CLOUD:
+        text = encode(route.error_body(error.status, error.text))
         if error.origin is Origin.HANDLER:
             text, content_type = f"{text}\n", _BARE_JSON
-    return _body(error.status, text, content_type, verdict.headers)
+    return _body(error.status, text, content_type, verdict.headers + error.headers)
 
 
 def _framed(
@@ -191,20 +215,20 @@ def _framed(
     return response
 
 
-async def _stream(
-    request: GoRequest, lines: AsyncGenerator[str], content_type: str, verdict: Verdict
-) -> web.StreamResponse:
-    """Send lines as they come; the status is sent with the first of them."""
-    response = web.StreamResponse(headers=(("Content-Type", content_type), *verdict.headers))
+async def _stream(request: GoRequest, reply: Lines, verdict: Verdict) -> web.StreamResponse:
+    """Send pieces as they come; the status is sent with the first of them."""
+    headers = (("Content-Type", reply.content_type), *reply.headers, *verdict.headers)
+    response = web.StreamResponse(headers=headers)
     if request.version >= HttpVersion11:
         response.enable_chunked_encoding()
     else:
         response.force_close()
-    async with contextlib.aclosing(lines):
-        async for line in lines:
+    async with contextlib.aclosing(reply.lines) as pieces:
+        async for piece in pieces:
             if not response.prepared:
                 await response.prepare(request)
-            await response.write(line.encode())
+            if piece:
+                await response.write(piece.encode())
     if not response.prepared:
         await response.prepare(request)
     await response.write_eof()
@@ -248,10 +272,14 @@ _ROUTES: Mapping[str, Mapping[str, _Route]] = {
     "/api/chat": {"POST": _Route(native.chat)},
     "/api/embed": {"POST": _Route(native.embed)},
     "/api/embeddings": {"POST": _Route(native.embeddings)},
-    "/v1/chat/completions": {"POST": _Route(openai.chat_completions, is_openai=True)},
-    "/v1/embeddings": {"POST": _Route(openai.embeddings, is_openai=True)},
-    "/v1/models": {"GET": _Route(openai.models, is_openai=True)},
-    "/v1/models/:model": {"GET": _Route(_one_model, is_openai=True)},
+    "/v1/chat/completions": {"POST": _Route(openai.chat_completions, openai.error_body)},
+    "/v1/completions": {"POST": _Route(completions.completions, openai.error_body)},
+    "/v1/embeddings": {"POST": _Route(openai.embeddings, openai.error_body)},
+    "/v1/models": {"GET": _Route(openai.models, openai.error_body)},
+    "/v1/responses": {"POST": _Route(responses.responses, openai.error_body)},
+    "/v1/messages": {"POST": _Route(anthropic.messages, anthropic.error_body)},
+    "/v1/audio/transcriptions": {"POST": _Route(transcribe.transcriptions, openai.error_body)},
+    "/v1/models/:model": {"GET": _Route(_one_model, openai.error_body)},
     "/api/pull": {"POST": _Route(management.pull)},
     "/api/push": {"POST": _Route(management.push)},
     "/api/copy": {"POST": _Route(management.copy)},

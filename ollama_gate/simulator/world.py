@@ -61,8 +61,8 @@ class Call:
     context: RequestContext
     body: bytes
     headers: Mapping[str, str]
-    parameter: str = ""
     query: str = ""
+    parameter: str = ""
     blocks: Callable[[], AsyncGenerator[bytes]] = _nothing
 
 
