@@ -544,7 +544,7 @@ async def test_what_has_no_meaning_in_ollamas_api_is_refused_as_openai_would(
 @pytest.mark.parametrize(
     ("more", "status"),
     [
-        (said([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": PICTURE}]), 200),
+        (said([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": PICTURE}]), 400),
         ({"messages": [*SAY_HI, {"role": "assistant", "tool_calls": []}]}, 200),
         ({"messages": SAY_HI, "reasoning": {"effort": "none"}}, 200),
         ({"messages": SAY_HI, "reasoning_effort": "high"}, 400),

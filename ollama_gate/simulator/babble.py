@@ -19,6 +19,7 @@ _WORDS = (
     "street", "while", "others", "stand", "in", "line", "nobody", "is", "forgotten",
 )
 # fmt: on
+_ID_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _SHORTEST_ANSWER = 24
 _LONGEST_ANSWER = 160
 _CHARACTERS_PER_TOKEN = 4
@@ -60,8 +61,12 @@ def answer(key: str, tokens: int) -> list[str]:
 
 def json_answer(key: str, form: Any) -> list[str]:
     """The tokens of an answer in JSON, following the outline of a schema where there is one."""
-    value = _instance(form, key) if isinstance(form, dict) else {"answer": " ".join(answer(key, 5))}
-    text = json.dumps(value)
+    value = instance(form, key) if isinstance(form, dict) else {"answer": "".join(answer(key, 5))}
+    return in_tokens(json.dumps(value))
+
+
+def in_tokens(text: str) -> list[str]:
+    """A text cut into pieces as short as tokens."""
     return [text[at : at + 3] for at in range(0, len(text), 3)]
 
 
@@ -77,22 +82,53 @@ def normalised(values: list[float]) -> list[Float32]:
     return [Float32(value / norm) for value in values]
 
 
-def _instance(schema: dict[str, Any], key: str) -> Any:
-    """The least value that a JSON schema's outline admits."""
-    if schema.get("enum"):
-        return schema["enum"][0]
-    match schema.get("type"):
+def instance(schema: dict[str, Any], key: str) -> Any:
+    """A value that a JSON schema admits, as far as the schema is one of the usual ones."""
+    return _instance(schema, key, schema.get("$defs") or schema.get("definitions") or {})
+
+
+def identity(prefix: str, key: str) -> str:
+    """An id like `call_k3v9x0qa`, the same for the same key."""
+    dice = random.Random(_digest(f"identity {key}"))
+    return prefix + "".join(dice.choice(_ID_LETTERS) for _ in range(8))
+
+
+def _instance(schema: Any, key: str, defs: dict[str, Any]) -> Any:
+    """The least value that a schema's outline admits."""
+    if not isinstance(schema, dict):
+        return "".join(answer(key, 3))
+    if "$ref" in schema:
+        return _instance(defs.get(str(schema["$ref"]).rpartition("/")[2]), key, defs)
+    if "const" in schema or schema.get("enum"):
+        return schema["const"] if "const" in schema else schema["enum"][0]
+    for either in ("anyOf", "oneOf", "allOf"):
+        if schema.get(either):
+            return _instance(schema[either][0], key, defs)
+    return _of_type(schema, key, defs)
+
+
+def _of_type(schema: dict[str, Any], key: str, defs: dict[str, Any]) -> Any:
+    kinds = schema.get("type")
+    match kinds[0] if isinstance(kinds, list) and kinds else kinds:
         case "object":
             properties = schema.get("properties") or {}
-            return {name: _instance(inner, key + name) for name, inner in properties.items()}
+            return {name: _instance(inner, key + name, defs) for name, inner in properties.items()}
         case "array":
-            return [_instance(schema.get("items") or {"type": "string"}, key)]
+            return [_instance(schema.get("items") or {"type": "string"}, key, defs)]
         case "integer" | "number":
-            return 42
+            return _within(42, schema)
         case "boolean":
             return True
+        case "null":
+            return None
         case _:
-            return " ".join(answer(key, 3)).strip()
+            return "".join(answer(key, 3))
+
+
+def _within(number: float, schema: dict[str, Any]) -> float:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    number = number if least is None else max(number, least)
+    return number if most is None else min(number, most)
 
 
 def _digest(text: str) -> bytes:

@@ -38,7 +38,7 @@ class BadBodyError(ValueError):
 class _Mismatch(Exception):  # noqa: N818 (control flow: Go notes the first and reads on)
     """A value of another type than the field's."""
 
-    def __init__(self, found: str, wanted: str, path: str = "", struct: str = "") -> None:
+    def __init__(self, found: str, wanted: str, path: str = "", struct: str | None = None) -> None:
         super().__init__(found, wanted)
         self.found, self.wanted, self.path, self.struct = found, wanted, path, struct
 
@@ -77,6 +77,15 @@ def read_body(
         raise BadBodyError(empty) from None
     except gojson.MalformedError as error:
         raise BadBodyError(str(error)) from None
+    return read_value(value, struct)
+
+
+def read_value(value: Any, struct: Struct) -> dict[str, Any]:
+    """The fields of a value that is decoded on its own, as Go's `json.Unmarshal` does it.
+
+    Raises:
+        BadBodyError: with Go's own words.
+    """
     if value is None:
         return {}
     if not isinstance(value, Pairs):
@@ -86,11 +95,7 @@ def read_body(
     found: list[_Mismatch] = []
     fields = _read_struct(value, struct, found)
     if found:
-        first = found[0]
-        raise BadBodyError(
-            f"json: cannot unmarshal {first.found} into Go struct field "
-            f"{first.struct}.{first.path} of type {first.wanted}"
-        )
+        raise BadBodyError(_told(found[0]))
     return fields
 
 
@@ -110,7 +115,7 @@ def nested(struct: Struct, *, unmarshaler: bool = False) -> Reader:
         if found:
             first = found[0]
             raise _Mismatch(
-                first.found, first.wanted, first.path, "" if unmarshaler else first.struct
+                first.found, first.wanted, first.path, None if unmarshaler else first.struct
             )
         return fields
 
@@ -170,9 +175,43 @@ def mapping(value: Any) -> dict[str, Any]:
     return merged
 
 
+def string_map(value: Any) -> dict[str, str]:
+    """A Go `map[string]string`; a null in it is an empty string."""
+    if not isinstance(value, Pairs):
+        raise _Mismatch(_kind(value), "map[string]string")
+    return {key: "" if item is None else string(item) for key, item in value}
+
+
 def anything(value: Any) -> Any:
     """A Go `any`."""
     return gojson.plain(value)
+
+
+def arguments(value: Any) -> dict[str, Any]:
+    """What a tool is called with: an object, whose keys keep their order.
+
+    Raises:
+        BadBodyError: for anything else, in the words of the reader that Ollama uses for it.
+    """
+    if not isinstance(value, Pairs):
+        raise BadBodyError("Value looks like object, but can't find closing '}' symbol")
+    read: dict[str, Any] = gojson.plain(value)
+    return read
+
+
+def raw(value: Any) -> Any:
+    """A Go `json.RawMessage`: as it was written, objects as `Pairs` and numbers as `Number`."""
+    return value
+
+
+def mismatch(value: Any, wanted: str) -> Exception:
+    """What a reader raises for a value of the wrong type; Go adds where it stands."""
+    return _Mismatch(_kind(value), wanted)
+
+
+def kind(value: Any) -> str:
+    """What Go calls a JSON value's type."""
+    return "null" if value is None else _kind(value)
 
 
 def image(value: Any) -> bytes:
@@ -183,11 +222,20 @@ def image(value: Any) -> bytes:
     """
     if not isinstance(value, str):
         raise _Mismatch(_kind(value), "api.ImageData")
+    return go_base64(value)
+
+
+def go_base64(text: str) -> bytes:
+    """Go's `base64.StdEncoding`.
+
+    Raises:
+        BadBodyError: with Go's words.
+    """
     try:
-        return base64.b64decode(value.replace("\n", "").replace("\r", ""), validate=True)
+        return base64.b64decode(text.replace("\n", "").replace("\r", ""), validate=True)
     except (binascii.Error, ValueError):
-        bad = re.search(r"[^A-Za-z0-9+/\r\n]", value)
-        at = bad.start() if bad else len(value) // 4 * 4
+        bad = re.search(r"[^A-Za-z0-9+/\r\n]", text)
+        at = bad.start() if bad else len(text) // 4 * 4
         raise BadBodyError(f"illegal base64 data at input byte {at}") from None
 
 
@@ -258,6 +306,13 @@ def parse_duration_ns(text: str) -> int:
     return sign * total
 
 
+def _told(found: _Mismatch) -> str:
+    return (
+        f"json: cannot unmarshal {found.found} into Go struct field "
+        f"{found.struct}.{found.path} of type {found.wanted}"
+    )
+
+
 def _read_struct(value: Pairs, struct: Struct, found: list[_Mismatch]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for spelled, item in value:
@@ -273,7 +328,9 @@ def _read_struct(value: Pairs, struct: Struct, found: list[_Mismatch]) -> dict[s
             read = field.read(item)
         except _Mismatch as mismatch:
             path = f"{key}.{mismatch.path}" if mismatch.path else key
-            owner = mismatch.struct or struct.name.rpartition(".")[2]
+            is_named = not struct.name.startswith("struct {")
+            named = struct.name.rpartition(".")[2] if is_named else ""
+            owner = named if mismatch.struct is None else mismatch.struct
             found.append(_Mismatch(mismatch.found, mismatch.wanted, path, owner))
             continue
         if isinstance(read, dict) and isinstance(fields.get(key), dict):

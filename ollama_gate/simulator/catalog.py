@@ -11,7 +11,8 @@ from typing import Any
 
 from ollama_gate.simulator.refs import Name, parse_name
 
-BLOBS = "/usr/share/ollama/.ollama/models/blobs"
+MODELS = "/usr/share/ollama/.ollama/models"
+BLOBS = f"{MODELS}/blobs"
 
 # Families whose runner Ollama never gives more than one slot (v0.32.15 server/sched.go, `load`).
 ONE_SLOT_FAMILIES = frozenset(
@@ -30,6 +31,7 @@ ONE_SLOT_FAMILIES = frozenset(
     }
 )
 
+AUDIO = "audio"
 COMPLETION = "completion"
 EMBEDDING = "embedding"
 INSERT = "insert"
@@ -42,6 +44,21 @@ _TOOLED = (COMPLETION, TOOLS)
 _THINKER = (COMPLETION, TOOLS, THINKING)
 _VISUAL = (COMPLETION, VISION)
 _EMBEDDER = (EMBEDDING,)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A file of a manifest; its kind is the last word of its media type, `config` for that.
+
+    Attributes:
+        digest: with `sha256:` before it.
+        text: what is in it; empty for a GGUF.
+    """
+
+    kind: str
+    digest: str
+    size: int
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +101,11 @@ class Model:
             and share one runner.
         parameters: PARAMETER lines of the Modelfile.
         remote_model: what it is called in the cloud; a model that has it is a stub without blob.
+        blob: digest of an uploaded GGUF that it has in place of a made-up one, 64 hex digits.
+        layers: what a model made here has besides its GGUF; `None` for one of the library.
+        manifest: its manifest's digest where that cannot be told from the rest, as a copy's.
+        parent: the model that it was made from.
+        label: `parameter_size` where it does not follow from the parameters.
     """
 
     name: str
@@ -96,6 +118,14 @@ class Model:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     remote_model: str = ""
     remote_host: str = ""
+    blob: str = ""
+    layers: tuple[Layer, ...] | None = None
+    manifest: str = ""
+    parent: str = ""
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    label: str | None = None
 
     @property
     def full_name(self) -> Name:
@@ -105,6 +135,10 @@ class Model:
     @property
     def digest(self) -> str:
         """The manifest's, 64 hex digits; a copy under another name has the same."""
+        if self.manifest:
+            return self.manifest
+        if self.layers is not None:
+            return _sha(f"manifest {self.blob_path} {self.layers} {self.remote_model}")
         if self.is_remote:
             return _sha(f"manifest {self.full_name.full()}")
         return _sha(f"manifest {self.blob_path} {sorted(self.parameters.items())}")
@@ -115,7 +149,7 @@ class Model:
         if self.is_remote:
             return ""
         owner = parse_name(self.blob_of or self.name).full()
-        return f"{BLOBS}/sha256-{_sha(f'blob {owner}')}"
+        return f"{BLOBS}/sha256-{self.blob or _sha(f'blob {owner}')}"
 
     @property
     def is_remote(self) -> bool:
@@ -133,10 +167,13 @@ class Model:
         return capability in self.capabilities
 
     def size_label(self) -> str:
-        """`parameter_size` of the details: `8.0B`, `134.52M`."""
+        """`parameter_size` of the details: `8.0B`, `134.52M`, `12K`."""
+        if self.label is not None:
+            return self.label
         if self.parameters_b >= 1:
             return f"{self.parameters_b:.1f}B"
-        return f"{self.parameters_b * 1000:.2f}M"
+        millions = self.parameters_b * 1000
+        return f"{millions:.2f}M" if millions >= 1 else f"{millions * 1000:.0f}K"
 
 
 class Catalog:
@@ -144,9 +181,26 @@ class Catalog:
 
     def __init__(self, models: Iterable[Model]) -> None:
         self._models = {model.full_name: model for model in models}
+        self._written_ns: dict[Name, int] = {}
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(self._models.values())
+        """The one written last comes first; those that were always there keep their order."""
+        models = sorted(self._models.items(), key=lambda item: -self._written_ns.get(item[0], 0))
+        return iter([model for _, model in models])
+
+    def write(self, model: Model, wall_ns: int) -> None:
+        """Put a manifest there, in place of one of the same name."""
+        self._models[model.full_name] = model
+        self._written_ns[model.full_name] = wall_ns
+
+    def remove(self, model: Model) -> None:
+        """Take a manifest away; whoever runs of it runs on."""
+        del self._models[model.full_name]
+        self._written_ns.pop(model.full_name, None)
+
+    def written_ns(self, model: Model) -> int | None:
+        """Wall time it was written at; `None` for one that was always there."""
+        return self._written_ns.get(model.full_name)
 
     def find(self, name: Name) -> Model | None:
         """The model spelled exactly so."""

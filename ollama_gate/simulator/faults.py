@@ -59,6 +59,7 @@ class Faults:
     kill: Callable[[str, str], None]
     _load_failures: dict[str, _LoadFailure] = field(default_factory=dict)
     _kill_after: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _pull_failures: dict[str, tuple[int, str]] = field(default_factory=dict)
     _hung: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 
     def fail_load(self, model: str, text: str, times: int = 1) -> None:
@@ -68,6 +69,14 @@ class Faults:
         evicted and the load tried once more.
         """
         self._load_failures[_key(model)] = _LoadFailure(text, times)
+
+    def fail_pull(self, model: str, text: str, lines: int = 0) -> None:
+        """Let the next pull of `model` break off with `text` after so many lines of progress."""
+        self._pull_failures[_key(model)] = (lines, text)
+
+    def pull_failure(self, model: str) -> tuple[int, str] | None:
+        """After how many lines this pull of `model` breaks off, and its text; uses it up."""
+        return self._pull_failures.pop(_key(model), None)
 
     def kill_runner(self, model: str, text: str = "unexpected EOF") -> None:
         """Let the runner die now; `text` is what its running answers break off with."""

@@ -20,8 +20,10 @@ _PLAIN_FROM = 1e-6  # Go writes floats plainly between these two magnitudes
 _PLAIN_TO = 1e21
 _FLOAT32_DIGITS = 9
 _ASCII_END = 0x80
+_BASIC_END = 0xFFFF
+_LETTERED = dict(zip("\a\b\f\n\r\t\v", "abfnrtv", strict=True))
 _QUOTED = {"'": r"'\''", '"': "'\"'", "\\": r"'\\'"} | {
-    char: f"'\\{letter}'" for char, letter in zip("\a\b\f\n\r\t\v", "abfnrtv", strict=True)
+    char: f"'\\{letter}'" for char, letter in _LETTERED.items()
 }
 
 
@@ -86,16 +88,34 @@ def decode(body: bytes) -> Any:
 
 
 def encode(value: Any) -> str:
-    """`value` as `json.Marshal` writes it: compact, keys in the given order."""
+    """`value` as `json.Marshal` writes it: compact, keys in the given order.
+
+    What `decode` gave is written as it was read, as Go does with a `json.RawMessage`.
+    """
     match value:
         case str():
             return _text(value)
+        case Pairs():
+            return "{" + ",".join(f"{_text(k)}:{encode(v)}" for k, v in value) + "}"
         case Mapping():
             return "{" + ",".join(f"{_text(k)}:{encode(v)}" for k, v in value.items()) + "}"
         case list() | tuple():
             return "[" + ",".join(map(encode, value)) + "]"
         case _:
             return _scalar(value)
+
+
+def as_go_maps(value: Any) -> Any:
+    """Dicts with their keys in the order in which Go writes a map; `Pairs` keep theirs."""
+    match value:
+        case Pairs():
+            return value
+        case Mapping():
+            return {key: as_go_maps(value[key]) for key in sorted(value)}
+        case list() | tuple():
+            return [as_go_maps(item) for item in value]
+        case _:
+            return value
 
 
 def plain(value: Any) -> Any:
@@ -109,6 +129,24 @@ def plain(value: Any) -> Any:
             return float(value)
         case _:
             return value
+
+
+def quoted(text: str) -> str:
+    """`text` as Go's `%q` writes it."""
+    return '"' + "".join(_in_quotes(char) for char in text) + '"'
+
+
+def _in_quotes(char: str) -> str:
+    if char in '"\\':
+        return f"\\{char}"
+    if char in _LETTERED:
+        return f"\\{_LETTERED[char]}"
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if code < _ASCII_END:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= _BASIC_END else f"\\U{code:08x}"
 
 
 def _refuse_constant(name: str) -> Any:
@@ -131,6 +169,8 @@ def _scalar(value: float | None) -> str:
             return "true" if value else "false"
         case int():
             return str(value)
+        case Number():
+            return value.text
         case Float32():
             return _shortest32(value)
         case float():

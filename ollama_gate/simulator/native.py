@@ -4,7 +4,9 @@ The order of the checks is Ollama's: it decides which of two errors a client see
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ollama_gate.simulator import babble, schemas
@@ -12,8 +14,15 @@ from ollama_gate.simulator.bodies import BadBodyError, Struct, read_body
 from ollama_gate.simulator.catalog import COMPLETION, EMBEDDING, INSERT, THINKING, TOOLS, Model
 from ollama_gate.simulator.clock import NS
 from ollama_gate.simulator.gojson import encode
+from ollama_gate.simulator.limits import Prompt, fitting, prompt_of, spoken
 from ollama_gate.simulator.objects import Chatted, Generated, Objects
-from ollama_gate.simulator.options import Launch, OptionTypeError, launch_of, num_predict_of
+from ollama_gate.simulator.options import (
+    Launch,
+    OptionTypeError,
+    launch_of,
+    num_predict_of,
+    stops_of,
+)
 from ollama_gate.simulator.refs import NameInvalidError, NameRequiredError, Ref, Source, parse_ref
 from ollama_gate.simulator.replies import Answer, Origin, RefusedError, Reply, Stream
 from ollama_gate.simulator.runner import Runner, RunnerDiedError, RunnerGoneError
@@ -23,13 +32,18 @@ from ollama_gate.simulator.world import Call, World, find_model
 
 _MAX_TOP_LOGPROBS = 20
 _CLIENT_GONE = 499  # Ollama's status for a request that nobody waits for any more
+_WEB_SEARCH = "web_search"
 NO_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"
 _RUNNER_LOST = 'do embedding request: Post "http://127.0.0.1:40127/v1/embeddings": EOF'
 
 
 async def generate(call: Call) -> Reply:
     """POST /api/generate."""
-    request = _read(call, schemas.GENERATE)
+    return await generate_with(call, _read(call, schemas.GENERATE))
+
+
+async def generate_with(call: Call, request: Mapping[str, Any]) -> Reply:
+    """The same for a request already read; other dialects come in here."""
     raw_name = request.get("model", "")
     missing = RefusedError(404, f"model '{raw_name}' not found")
     _check_logprobs(request)
@@ -51,9 +65,10 @@ async def generate(call: Call) -> Reply:
     if not request.get("prompt"):
         return Answer(Generated(call.world, raw_name).bare("load"))
     text = request.get("system", "") + request["prompt"] + request.get("suffix", "")
-    question = _question(
-        call.world, model, request, text, thinks=thinks, raw=request.get("raw", False)
-    )
+    media = [item for item in request.get("images") or () if item is not None]
+    prompt = prompt_of(runner, request, text, media, raw=request.get("raw", False))
+    question = _question(call.world, model, request, prompt, thinks=thinks)
+    question = replace(question, has_gap=True)
     objects = Generated(
         call.world,
         raw_name,
@@ -61,7 +76,8 @@ async def generate(call: Call) -> Reply:
         prompt=None if request.get("raw") else text,
         vocabulary=model.shape.vocabulary,
     )
-    return await _reply(request, _chunks(call, runner, question, objects), objects)
+    chunks = _chunks(call, runner, question, objects, refusal=prompt.refusal)
+    return await _reply(request, chunks, objects)
 
 
 async def chat(call: Call) -> Reply:
@@ -69,30 +85,40 @@ async def chat(call: Call) -> Reply:
     return await chat_with(call, _read(call, schemas.CHAT))
 
 
-async def chat_with(call: Call, request: Mapping[str, Any]) -> Reply:
-    """The same for a request already read; the OpenAI dialect comes in here."""
+async def chat_with(call: Call, request: Mapping[str, Any], *, relaxed: bool = False) -> Reply:
+    """The same for a request already read; other dialects come in here.
+
+    Args:
+        call: the request as it came.
+        request: its fields, in Ollama's own terms.
+        relaxed: let a model that cannot think be asked to.
+    """
     raw_name = request.get("model", "")
     _check_logprobs(request)
     ref = _ref(raw_name, RefusedError(400, "model is required"))
     if ref.source is Source.CLOUD:
         return await _cloud(call, request, ref.base, Chatted)
     model = _found(call.world, ref, RefusedError(404, f"model '{raw_name}' not found"))
-    messages = request.get("messages") or []
+    messages = [message or {} for message in request.get("messages") or []]
     if not messages and request.get("keep_alive") == 0:
         call.world.scheduler.expire(model)
         return Answer(Chatted(call.world, raw_name).bare("unload"))
     if model.is_remote:
         return await _cloud(call, request, raw_name, Chatted, stub=model)
     wanted = [COMPLETION] + ([TOOLS] if request.get("tools") else [])
-    thinks = _thinks(model, request, wanted)
+    thinks = _thinks(model, request, wanted, relaxed=relaxed)
     began_s = call.world.clock.now()
     runner = await _schedule(call, model, request, wanted, task="chat")
     if not messages:
         return Answer(Chatted(call.world, raw_name).bare("load"))
-    text = _spoken(messages)
-    question = _question(call.world, model, request, text, thinks=thinks, raw=False)
+    kept = fitting(runner, request, messages)
+    media = [item for m in kept for item in m.get("images") or () if item is not None]
+    prompt = prompt_of(runner, request, spoken(kept), media, raw=False)
+    tool = tool_called(request, kept[-1], prompt.text)
+    question = _question(call.world, model, request, prompt, thinks=thinks, tool=tool)
     objects = Chatted(call.world, raw_name, began_s=began_s)
-    return await _reply(request, _chunks(call, runner, question, objects), objects)
+    chunks = _chunks(call, runner, question, objects, refusal=prompt.refusal)
+    return await _reply(request, chunks, objects)
 
 
 async def embed(call: Call) -> Reply:
@@ -188,13 +214,15 @@ def _check_logprobs(request: Mapping[str, Any]) -> None:
         raise RefusedError(400, "top_logprobs must be between 0 and 20")
 
 
-def _thinks(model: Model, request: Mapping[str, Any], wanted: list[str]) -> bool:
+def _thinks(
+    model: Model, request: Mapping[str, Any], wanted: list[str], *, relaxed: bool = False
+) -> bool:
     """Whether the answer begins with thought; models that can do so unless told otherwise."""
     think = request.get("think")
     if model.can(THINKING):
         wanted.append(THINKING)
         return think is not False
-    if think:
+    if think and not relaxed:
         raise RefusedError(400, f'"{request.get("model", "")}" does not support thinking')
     return False
 
@@ -251,28 +279,67 @@ def _launch(world: World, model: Model, request: Mapping[str, Any]) -> Launch:
 
 
 def _question(
-    world: World, model: Model, request: Mapping[str, Any], text: str, *, thinks: bool, raw: bool
+    world: World,
+    model: Model,
+    request: Mapping[str, Any],
+    prompt: Prompt,
+    *,
+    thinks: bool,
+    tool: tuple[str, dict[str, Any]] | None = None,
 ) -> Question:
-    key = f"{world.settings.seed} {model.blob_path or model.name} {text}"
+    key = f"{world.settings.seed} {model.blob_path or model.name} {prompt.text}"
+    key += "".join(f" {hashlib.sha256(item).hexdigest()}" for item in prompt.media)
     form = request.get("format")
+    options = request.get("options") or {}
+    limit = num_predict_of(model, options)
+    if prompt.room is not None:
+        limit = min(limit, prompt.room) if limit > 0 else prompt.room
     return Question(
         key=key,
-        prompt_tokens=babble.prompt_tokens(text, raw=raw),
-        limit=num_predict_of(model, request.get("options") or {}),
+        prompt_tokens=prompt.tokens,
+        limit=limit,
         length=babble.answer_length(key, world.settings.answer_tokens),
         thinks=thinks,
         form=form or None,
         top_logprobs=request.get("top_logprobs", 0) if request.get("logprobs") else None,
+        stops=stops_of(model, options),
+        tool=None if form else tool,
+        has_gap=bool(form),
     )
 
 
+def tool_called(
+    request: Mapping[str, Any], last: Mapping[str, Any], text: str
+) -> tuple[str, dict[str, Any]] | None:
+    """The first tool on offer and what it is called with, when it is the user's turn.
+
+    A search of the web, which Ollama itself would run, is never called.
+    """
+    if last.get("role", "").lower() != "user":
+        return None
+    for tool in request.get("tools") or ():
+        function = (tool or {}).get("function") or {}
+        if (name := function.get("name", "")) != _WEB_SEARCH:
+            outline = {"type": "object"} | (function.get("parameters") or {})
+            outline["type"] = "object"
+            return name, babble.instance(outline, text)
+    return None
+
+
 async def _chunks(
-    call: Call, voice: Voice, question: Question, objects: Objects
+    call: Call,
+    voice: Voice,
+    question: Question,
+    objects: Objects,
+    *,
+    refusal: RefusedError | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
     """The answer's objects as they come; what ends it early is told in Ollama's words."""
     world = call.world
     said = ""
     _check_form(question.form)
+    if refusal is not None:
+        raise refusal
     try:
         async for part in speech(voice, world.clock, question):
             match part:
@@ -314,7 +381,8 @@ async def _cloud(
     world = call.world
     if not world.settings.cloud:
         raise cloud_refusal()
-    text = request.get("prompt") or _spoken(request.get("messages") or [])
+    messages = [message or {} for message in request.get("messages") or []]
+    text = request.get("prompt") or spoken(messages)
     key = f"{world.settings.seed} cloud {name} {text}"
     question = Question(
         key=key,
@@ -324,18 +392,15 @@ async def _cloud(
         thinks=False,
         form=None,
         top_logprobs=None,
+        tool=tool_called(request, messages[-1], text) if messages else None,
     )
     objects = form(world, name, began_s=world.clock.now(), stub=stub)
     return await _reply(request, _chunks(call, CloudVoice(world.clock), question, objects), objects)
 
 
-def cloud_refusal() -> RefusedError:
+def cloud_refusal(origin: Origin = Origin.HANDLER) -> RefusedError:
     """What a cloud model's requests get with OLLAMA_NO_CLOUD."""
-    return RefusedError(403, "ollama cloud is disabled: remote model is unavailable", Origin.CLOUD)
-
-
-def _spoken(messages: list[Any]) -> str:
-    return "\n".join(f"{m.get('role', '')}: {m.get('content', '')}" for m in messages if m)
+    return RefusedError(403, "ollama cloud is disabled: remote model is unavailable", origin)
 
 
 # -- embeddings --------------------------------------------------------------------------

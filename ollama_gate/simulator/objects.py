@@ -5,6 +5,7 @@ Fields stand in the order of Go's structs and empty ones are left out where Go l
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from ollama_gate.simulator import babble
@@ -49,7 +50,7 @@ class Objects(ABC):
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         """One token's object."""
-        opened = self._open(piece.content, piece.thinking) | {"done": False}
+        opened = self._open(piece.content, piece.thinking, piece.tool_calls) | {"done": False}
         return opened | ({"logprobs": piece.logprobs} if piece.logprobs else {})
 
     @abstractmethod
@@ -61,11 +62,16 @@ class Objects(ABC):
         """All objects as one, for a request that does not stream."""
 
     @abstractmethod
-    def _text(self, content: str, thinking: str) -> dict[str, Any]:
-        """The part of an object that carries text."""
+    def _text(
+        self, content: str, thinking: str, tool_calls: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
+        """The part of an object that carries text or calls a tool."""
 
-    def _open(self, content: str, thinking: str) -> dict[str, Any]:
-        return self._head | {"created_at": timestamp()} | self._text(content, thinking)
+    def _open(
+        self, content: str, thinking: str, tool_calls: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
+        said = self._text(content, thinking, tool_calls)
+        return self._head | {"created_at": timestamp()} | said
 
     def _metrics(self, ending: Ending) -> dict[str, int]:
         metrics = {
@@ -85,7 +91,12 @@ class Objects(ABC):
 class Generated(Objects):
     """`GenerateResponse`."""
 
-    def _text(self, content: str, thinking: str) -> dict[str, Any]:
+    def _text(
+        self,
+        content: str,
+        thinking: str,
+        tool_calls: Sequence[dict[str, Any]] = (),  # noqa: ARG002 (no tools are offered here)
+    ) -> dict[str, Any]:
         return {"response": content} | ({"thinking": thinking} if thinking else {})
 
     def ending(self, ending: Ending, said: str) -> dict[str, Any]:
@@ -110,9 +121,12 @@ class Generated(Objects):
 class Chatted(Objects):
     """`ChatResponse`."""
 
-    def _text(self, content: str, thinking: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": content}
-        return {"message": message | ({"thinking": thinking} if thinking else {})}
+    def _text(
+        self, content: str, thinking: str, tool_calls: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        message |= {"thinking": thinking} if thinking else {}
+        return {"message": message | ({"tool_calls": list(tool_calls)} if tool_calls else {})}
 
     def ending(self, ending: Ending, said: str) -> dict[str, Any]:  # noqa: ARG002 (chat has no context)
         """The last object."""
@@ -124,6 +138,7 @@ class Chatted(Objects):
         text = self._text(
             "".join(message["content"] for message in messages),
             "".join(message.get("thinking", "") for message in messages),
+            [tool for message in messages for tool in message.get("tool_calls", ())],
         )
         logprobs = [entry for chunk in chunks for entry in chunk.get("logprobs", ())]
         last = chunks[-1]

@@ -5,21 +5,22 @@ what a request means is decided in `native`.
 """
 
 import base64
-import json
 import random
 import struct
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ollama_gate.simulator import gojson, schemas
-from ollama_gate.simulator.bodies import BadBodyError, Struct, read_body
+from ollama_gate.simulator.bodies import BadBodyError, go_base64
 from ollama_gate.simulator.gojson import encode
 from ollama_gate.simulator.listing import show_named, tag_entries
-from ollama_gate.simulator.native import chat_with, cloud_refusal, embed_with
-from ollama_gate.simulator.refs import Source, parse_name, parse_ref
-from ollama_gate.simulator.replies import Answer, Origin, RefusedError, Reply, Stream
-from ollama_gate.simulator.world import Call
+from ollama_gate.simulator.native import chat_with, embed_with
+from ollama_gate.simulator.passing import UntranslatableError, opened, read
+from ollama_gate.simulator.refs import parse_name, parse_ref
+from ollama_gate.simulator.replies import EVENTS, Answer, Lines, Stream, Text
+from ollama_gate.simulator.sse import data, spelled
+from ollama_gate.simulator.world import Call, find_model
 
 _EFFORTS: Mapping[str, bool | str] = {
     "none": False,
@@ -35,49 +36,38 @@ _IDS = 999  # Ollama's ids are this few
 _PASSED_ON = ("seed", "frequency_penalty", "presence_penalty")
 
 
-class _UntranslatableError(RefusedError):
-    """A request that has no meaning in Ollama's own API."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(400, text, Origin.TRANSLATION)
-
-
-class Events:
-    """A stream of Server-Sent Events, already spelled."""
-
-    def __init__(self, lines: AsyncGenerator[str]) -> None:
-        self.lines = lines
-
-
-async def chat_completions(call: Call) -> Reply | Events:
+async def chat_completions(call: Call) -> Answer | Lines | Text:
     """POST /v1/chat/completions."""
-    _refuse_cloud(call)
-    asked = _read(call, schemas.OPENAI_CHAT)
+    call = opened(call)
+    asked = read(call, schemas.OPENAI_CHAT)
     if not asked.get("messages"):
-        raise _UntranslatableError("[] is too short - 'messages'")
+        raise UntranslatableError("[] is too short - 'messages'")
     reply = await chat_with(call, _native_chat(asked))
     identity = f"chatcmpl-{random.randrange(_IDS)}"
+    usage = (asked.get("stream_options") or {}).get("include_usage", False)
+    spelling = _Chunks(identity, include_usage=usage)
     match reply:
+        case Stream():
+            return Lines(spelled(reply.chunks, spelling))
+        case Answer() if asked.get("stream"):
+            return Text(spelling.spell(reply.body), EVENTS)  # nobody flushes a load
         case Answer():
             return Answer(_completion(identity, reply.body))
-        case Stream():
-            usage = (asked.get("stream_options") or {}).get("include_usage", False)
-            return Events(_events(identity, reply.chunks, include_usage=usage))
 
 
-async def embeddings(call: Call) -> Reply:
+async def embeddings(call: Call) -> Answer:
     """POST /v1/embeddings."""
-    _refuse_cloud(call)
-    asked = _read(call, schemas.OPENAI_EMBED)
+    call = opened(call)
+    asked = read(call, schemas.OPENAI_EMBED)
     encoding = asked.get("encoding_format", "")
     if encoding and encoding.lower() not in {"float", "base64"}:
-        raise _UntranslatableError(
+        raise UntranslatableError(
             f"Invalid value for 'encoding_format' = {encoding}. "
             "Supported values: ['float', 'base64'].",
         )
     given = [""] if asked.get("input") == "" else asked.get("input")
     if given is None or given == []:
-        raise _UntranslatableError("invalid input")
+        raise UntranslatableError("invalid input")
     request = {"model": asked.get("model", ""), "input": given}
     reply = await embed_with(call, request | {"dimensions": asked.get("dimensions", 0)})
     assert isinstance(reply, Answer)
@@ -108,33 +98,15 @@ async def models(call: Call) -> Answer:
 async def model(call: Call, name: str) -> Answer:
     """GET /v1/models/{model}."""
     show_named(call, name, extra={})
-    return Answer(_model(name, call.world.started_ns // 10**9))
+    found = find_model(call.world, parse_ref(name).name)
+    modified_ns = call.world.modified_ns(found) if found else call.world.started_ns
+    return Answer(_model(name, modified_ns // 10**9))
 
 
 def error_body(status: int, text: str) -> dict[str, Any]:
     """An error as this dialect spells it."""
     kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
     return {"error": {"message": text, "type": kind, "param": None, "code": None}}
-
-
-def _refuse_cloud(call: Call) -> None:
-    """Cloud models are told by the exact key `model`, before anything else is looked at."""
-    if call.world.settings.cloud:
-        return
-    try:
-        whole = gojson.plain(json.loads(call.body, object_pairs_hook=gojson.Pairs))
-        is_cloud = parse_ref(whole["model"]).source is Source.CLOUD
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return
-    if is_cloud:
-        raise cloud_refusal()
-
-
-def _read(call: Call, wanted: Struct) -> dict[str, Any]:
-    try:
-        return read_body(call.body, wanted, empty="EOF")
-    except BadBodyError as error:
-        raise _UntranslatableError(str(error)) from None
 
 
 # -- requests ----------------------------------------------------------------------------
@@ -151,7 +123,7 @@ def _native_chat(asked: Mapping[str, Any]) -> dict[str, Any]:
         options["num_predict"] = asked["max_tokens"]
     request = {
         "model": asked.get("model", ""),
-        "messages": [part for message in asked["messages"] for part in _messages(message or {})],
+        "messages": _all_messages([message or {} for message in asked["messages"]]),
         "stream": asked.get("stream", False),
         "options": options,
         "tools": asked.get("tools"),
@@ -163,43 +135,91 @@ def _native_chat(asked: Mapping[str, Any]) -> dict[str, Any]:
     return request if think is None else request | {"think": think}
 
 
+def _all_messages(asked: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The chat; what a message of several parts calls or answers goes to the last one so far."""
+    messages: list[dict[str, Any]] = []
+    for message in asked:
+        parts = _messages(message)
+        messages += parts
+        called = _tool_calls(message)
+        if messages and (parts or called):
+            messages[-1] |= {"tool_calls": called} if called else {}
+    return messages
+
+
+def _tool_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"id": tool.get("id", ""), "function": _called(tool.get("function") or {})}
+        for tool in (tool or {} for tool in message.get("tool_calls") or ())
+    ]
+
+
+def _called(function: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        arguments = gojson.plain(gojson.decode(function.get("arguments", "").encode()))
+    except ValueError:
+        raise UntranslatableError("invalid tool call arguments") from None
+    if not isinstance(arguments, dict | None):
+        raise UntranslatableError("invalid tool call arguments")
+    return {"name": function.get("name", ""), "arguments": arguments or {}}
+
+
 def _messages(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     role = message.get("role", "").lower()
+    thinking = {"thinking": message["reasoning"]} if message.get("reasoning") else {}
     match message.get("content"):
         case str() as text:
-            return [{"role": role, "content": text}]
+            return [{"role": role, "content": text, **thinking}]
         case list() as parts:
             return [{"role": role} | _part(part) for part in parts]
         case other if message.get("tool_calls") is None:
-            raise _UntranslatableError(f"invalid message content type: {_go_type(other)}")
+            raise UntranslatableError(f"invalid message content type: {go_type(other)}")
         case _:
-            return [{"role": role, "content": ""}]
+            return [{"role": role, "content": "", **thinking}]
 
 
 def _part(part: Any) -> dict[str, Any]:
     if not isinstance(part, dict):
-        raise _UntranslatableError("invalid message format")
+        raise UntranslatableError("invalid message format")
     match part.get("type"), part:
         case "text", {"text": str() as text}:
             return {"content": text}
         case "image_url", {"image_url": {"url": str() as url} | (str() as url)}:
-            return {"content": "", "images": [_image(url)]}
+            return {"content": "", "images": [image_in(url)]}
+        case "input_audio", _:
+            return {"content": "", "images": [_audio(part.get("input_audio"))]}
         case _:
-            raise _UntranslatableError("invalid message format")
+            raise UntranslatableError("invalid message format")
 
 
-def _image(url: str) -> bytes:
+def _audio(given: Any) -> bytes:
+    if not isinstance(given, dict):
+        raise UntranslatableError("invalid input_audio format")
+    if not isinstance(given.get("data"), str):
+        raise UntranslatableError("invalid input_audio format: missing data")
+    try:
+        return go_base64(given["data"])
+    except BadBodyError as error:
+        raise UntranslatableError(f"invalid input_audio base64 data: {error}") from None
+
+
+def image_in(url: str) -> bytes:
+    """The bytes of a data URL.
+
+    Raises:
+        UntranslatableError: for any other.
+    """
     if url.startswith(("http://", "https://")):
-        raise _UntranslatableError(
+        raise UntranslatableError(
             "image URLs are not currently supported, please use base64 encoded data instead",
         )
     head, _, data = url.partition(";base64,")
     if head not in {"data:", *(f"data:image/{kind}" for kind in ("jpeg", "jpg", "png", "webp"))}:
-        raise _UntranslatableError("invalid image input")
+        raise UntranslatableError("invalid image input")
     try:
-        return base64.b64decode(data, validate=True)
-    except ValueError:
-        raise _UntranslatableError("invalid image input") from None
+        return go_base64(data)
+    except BadBodyError:
+        raise UntranslatableError("invalid image input") from None
 
 
 def _form(response_format: Mapping[str, Any]) -> Any:
@@ -207,7 +227,7 @@ def _form(response_format: Mapping[str, Any]) -> Any:
         case "json_object":
             return "json"
         case "json_schema":
-            return (response_format.get("json_schema") or {}).get("schema")
+            return gojson.plain((response_format.get("json_schema") or {}).get("schema"))
         case _:
             return None
 
@@ -217,17 +237,27 @@ def _think(asked: Mapping[str, Any]) -> bool | str | None:
     effort = asked.get("reasoning_effort", "")
     if reasoning is not None:
         effort = reasoning.get("effort", "")
+    return think_of(effort)
+
+
+def think_of(effort: str) -> bool | str | None:
+    """Ollama's `think` for an effort; none for none.
+
+    Raises:
+        UntranslatableError: for a word it does not know.
+    """
     if not effort:
         return None
     if effort not in _EFFORTS:
-        raise _UntranslatableError(
+        raise UntranslatableError(
             f'invalid reasoning value: "{effort}" (must be "minimal", "low", "medium", "high", '
             '"xhigh", "ultra", "max", or "none")',
         )
     return _EFFORTS[effort]
 
 
-def _go_type(value: Any) -> str:
+def go_type(value: Any) -> str:
+    """What Go calls the type of a decoded value."""
     match value:
         case None:
             return "<nil>"
@@ -235,6 +265,10 @@ def _go_type(value: Any) -> str:
             return "bool"
         case dict():
             return "map[string]interface {}"
+        case list():
+            return "[]interface {}"
+        case str():
+            return "string"
         case _:
             return "float64"
 
@@ -242,12 +276,31 @@ def _go_type(value: Any) -> str:
 # -- answers -----------------------------------------------------------------------------
 
 
+def tool_calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The calls of a message as this dialect spells them."""
+    return [
+        {
+            "id": tool["id"],
+            "index": tool["function"]["index"],
+            "type": "function",
+            "function": {
+                "name": tool["function"]["name"],
+                "arguments": encode(tool["function"]["arguments"]),
+            },
+        }
+        for tool in message.get("tool_calls", ())
+    ]
+
+
 def _completion(identity: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    message = body["message"]
+    message, reason = body["message"], body["done_reason"]
     spoken = {"role": message["role"], "content": message["content"]}
     if message.get("thinking"):
         spoken["reasoning"] = message["thinking"]
-    choice = {"index": 0, "message": spoken, "finish_reason": body["done_reason"]}
+    if message.get("tool_calls"):
+        spoken["tool_calls"] = tool_calls_of(message)
+        reason = "tool_calls" if reason == "stop" else reason
+    choice = {"index": 0, "message": spoken, "finish_reason": reason}
     if body.get("logprobs"):
         choice["logprobs"] = {"content": body["logprobs"]}
     return {
@@ -257,71 +310,68 @@ def _completion(identity: str, body: Mapping[str, Any]) -> dict[str, Any]:
         "model": body["model"],
         "system_fingerprint": "fp_ollama",
         "choices": [choice],
-        "usage": _usage(body),
+        "usage": usage_of(body),
     }
 
 
-async def _events(
-    identity: str, chunks: AsyncIterator[dict[str, Any]], *, include_usage: bool
-) -> AsyncGenerator[str]:
-    created = int(time.time())
-    first = True
-    try:
-        async for chunk in chunks:
-            if not chunk["done"] or first:
-                yield _event(_delta(identity, created, chunk, with_role=first))
-                first = False
-            if chunk["done"]:
-                for line in _closing(identity, created, chunk, include_usage=include_usage):
-                    yield line
-    except RefusedError:
-        if first:
-            raise
-        # Ollama reads its own error line as an empty answer: the text is lost, the end too.
-        lost = {"model": "", "message": {"content": ""}}
-        yield _event(_delta(identity, created, lost, with_role=False))
+class _Chunks:
+    """`chat.completion.chunk` after `chat.completion.chunk`."""
+
+    def __init__(self, identity: str, *, include_usage: bool) -> None:
+        self._identity = identity
+        self._include_usage = include_usage
+        self._created = int(time.time())
+        self._is_first = True
+        self._called = False
+
+    def spell(self, chunk: Mapping[str, Any]) -> str:
+        """A delta, where there is something in it; then what ends the stream."""
+        text = ""
+        if not chunk.get("done") or self._is_first:
+            text = data(self._frame(chunk["model"]) | {"choices": [self._choice(chunk)]})
+            self._is_first = False
+            self._called |= bool(chunk["message"].get("tool_calls"))
+        return text + self._closing(chunk) if chunk.get("done") else text
+
+    def lost(self) -> str:
+        """An empty delta of no model; the end is lost with the text."""
+        return self.spell({"model": "", "message": {"content": ""}})
+
+    def _choice(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
+        message = chunk["message"]
+        delta: dict[str, Any] = {"role": "assistant"} if self._is_first else {}
+        delta["content"] = message["content"]
+        if message.get("thinking"):
+            delta["reasoning"] = message["thinking"]
+        if message.get("tool_calls"):
+            delta["tool_calls"] = tool_calls_of(message)
+        choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": None}
+        if chunk.get("logprobs"):
+            choice["logprobs"] = {"content": chunk["logprobs"]}
+        return choice
+
+    def _closing(self, chunk: Mapping[str, Any]) -> str:
+        frame = self._frame(chunk["model"])
+        reason = chunk["done_reason"]
+        reason = "tool_calls" if reason == "stop" and self._called else reason
+        choice: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": reason}
+        text = data(frame | {"choices": [choice]})
+        if self._include_usage:
+            text += data(frame | {"choices": [], "usage": usage_of(chunk)})
+        return f"{text}data: [DONE]\n\n"
+
+    def _frame(self, name: str) -> dict[str, Any]:
+        return {
+            "id": self._identity,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": name,
+            "system_fingerprint": "fp_ollama",
+        }
 
 
-def _closing(
-    identity: str, created: int, chunk: Mapping[str, Any], *, include_usage: bool
-) -> list[str]:
-    frame = _frame(identity, created, chunk["model"])
-    choice = {"index": 0, "delta": {}, "finish_reason": chunk["done_reason"]}
-    lines = [_event(frame | {"choices": [choice]})]
-    if include_usage:
-        lines.append(_event(frame | {"choices": [], "usage": _usage(chunk)}))
-    return [*lines, "data: [DONE]\n\n"]
-
-
-def _delta(
-    identity: str, created: int, chunk: Mapping[str, Any], *, with_role: bool
-) -> dict[str, Any]:
-    message = chunk["message"]
-    delta = {"role": "assistant"} if with_role else {}
-    delta["content"] = message["content"]
-    if message.get("thinking"):
-        delta["reasoning"] = message["thinking"]
-    choice = {"index": 0, "delta": delta, "finish_reason": None}
-    if chunk.get("logprobs"):
-        choice["logprobs"] = {"content": chunk["logprobs"]}
-    return _frame(identity, created, chunk["model"]) | {"choices": [choice]}
-
-
-def _frame(identity: str, created: int, name: str) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "object": "chat.completion.chunk",
-        "created": created,
-        "model": name,
-        "system_fingerprint": "fp_ollama",
-    }
-
-
-def _event(value: Mapping[str, Any]) -> str:
-    return f"data: {encode(value)}\n\n"
-
-
-def _usage(body: Mapping[str, Any]) -> dict[str, int]:
+def usage_of(body: Mapping[str, Any]) -> dict[str, int]:
+    """What an answer cost, in tokens."""
     prompt = body.get("prompt_eval_count", 0)
     answer = body.get("eval_count", 0)
     return {

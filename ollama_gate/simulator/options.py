@@ -107,6 +107,12 @@ def num_predict_of(model: Model, requested: Mapping[str, Any]) -> int:
     return -1 if value is None else int(value)
 
 
+def stops_of(model: Model, requested: Mapping[str, Any]) -> tuple[str, ...]:
+    """Texts that end an answer; the request's replace the Modelfile's."""
+    chosen = {**model.parameters, **requested}
+    return tuple(chosen.get("stop") or ())
+
+
 def _names(model: Model, requested: Mapping[str, Any], key: str) -> bool:
     return key in requested or key in model.parameters
 

@@ -80,9 +80,24 @@ def parse_ref(raw: str) -> Ref:
     if source is not Source.UNSPECIFIED and _cut_source(base)[1] is not Source.UNSPECIFIED:
         raise NameInvalidError(f'use either :local or :cloud, not both: "{raw}"')
     name = parse_name(base)
-    if not _is_valid(name):
+    if not is_valid(name):
         raise NameInvalidError("invalid model name")
     return Ref(base, name, source)
+
+
+def parse_pull_ref(raw: str) -> Ref:
+    """Read it for a pull or a delete, where a cloud model goes by its old name, with the suffix.
+
+    Raises:
+        NameRequiredError: if it is blank.
+        NameInvalidError: as `parse_ref`.
+    """
+    ref = parse_ref(raw)
+    if ref.source is not Source.CLOUD:
+        return ref
+    has_tag = ref.base.rfind(":") > ref.base.rfind("/")
+    base = f"{ref.base}-cloud" if has_tag else f"{ref.base}:cloud"
+    return Ref(base, parse_name(base), ref.source)
 
 
 def parse_name(text: str) -> Name:
@@ -121,7 +136,8 @@ def _cut_last(text: str, separator: str) -> tuple[str, str]:
     return before or _MISSING, after or _MISSING
 
 
-def _is_valid(name: Name) -> bool:
+def is_valid(name: Name) -> bool:
+    """Whether a model can be called so."""
     return bool(
         _HOST.match(name.host)
         and _NAMESPACE.match(name.namespace)

@@ -1,9 +1,12 @@
 """What a route says, before anybody knows how it is framed."""
 
 import enum
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+EVENTS = "text/event-stream"
+Headers = tuple[tuple[str, str], ...]
 
 
 class Origin(enum.Enum):
@@ -23,10 +26,29 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Waited:
+    """The last object of a stream that the client did not want, or its error."""
+
+    body: Mapping[str, Any]
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """A status and nothing else, or a null."""
+
+    status: int = 200
+    is_null: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """A line for people."""
+    """A body already spelled."""
 
     text: str
+    content_type: str = "text/plain; charset=utf-8"
+    status: int = 200
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +61,24 @@ class Stream:
 Reply = Answer | Stream
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """A stream already spelled, flushed with every piece; an empty piece sends the status alone.
+
+    The iterator raises `RefusedError` where it fails before its first piece.
+    """
+
+    lines: AsyncGenerator[str]
+    content_type: str = EVENTS
+    headers: Headers = ()
+
+
 class RefusedError(Exception):
     """An error with the status it has, if nothing was sent before it.
 
     Attributes:
-        origin: who refuses; it decides how the OpenAI dialect spells and frames it.
+        origin: who refuses; it decides how the other dialects spell and frame it.
+        headers: what a dialect had already decided to send besides.
     """
 
     def __init__(self, status: int, text: str, origin: Origin = Origin.HANDLER) -> None:
@@ -51,3 +86,4 @@ class RefusedError(Exception):
         self.status = status
         self.text = text
         self.origin = origin
+        self.headers: Headers = ()

@@ -1,130 +1,194 @@
-"""The HTTP face: routes, frames and headers as gin and Go's net/http give them.
+"""The HTTP face: routes, frames and headers as gin gives them, over `gohttp`.
 
 Only the routes of the table at the end exist; everything else is 404 or 405 in gin's words.
 """
 
 import contextlib
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
-from ollama_gate.simulator import listing, native, openai
+from ollama_gate.simulator import (
+    account,
+    anthropic,
+    blobs,
+    completions,
+    listing,
+    management,
+    native,
+    openai,
+    responses,
+    transcribe,
+)
 from ollama_gate.simulator.context import RequestContext
+from ollama_gate.simulator.creation import create
+from ollama_gate.simulator.gohttp import (
+    BUFFER_BYTES,
+    BadTargetError,
+    GoRequest,
+    GoServer,
+    Target,
+    asterisk,
+    cleaned,
+    escape,
+    parse_target,
+    redirection,
+    refused,
+    unexpected,
+    unspoken,
+)
 from ollama_gate.simulator.gojson import encode
 from ollama_gate.simulator.guard import Headers, Verdict, judge
-from ollama_gate.simulator.openai import Events
-from ollama_gate.simulator.replies import Answer, Origin, RefusedError, Stream, Text
+from ollama_gate.simulator.replies import (
+    Answer,
+    Empty,
+    Lines,
+    Origin,
+    RefusedError,
+    Stream,
+    Text,
+    Waited,
+)
 from ollama_gate.simulator.world import Call, World
 
-Handler = Callable[[Call], Awaitable[Answer | Stream | Text | Events]]
+Handler = Callable[[Call], Awaitable[Answer | Stream | Text | Lines | Empty | Waited]]
+ErrorBody = Callable[[int, str], Mapping[str, Any]]
 
 _JSON = "application/json; charset=utf-8"
 _BARE_JSON = "application/json"
 _NDJSON = "application/x-ndjson"
-_EVENTS = "text/event-stream"
-_TEXT = "text/plain; charset=utf-8"
 _GIN_TEXT = "text/plain"
-_BUFFER_BYTES = 2048  # net/http sends more than this in chunks, having no length yet
 _METHODS = ("HEAD", "GET", "POST", "DELETE")  # in the order of gin's trees
-_V1_MODEL = "/v1/models/"
+_BODIED = frozenset({"POST", "DELETE"})  # whose handlers read
 
 
 @dataclass(frozen=True, slots=True)
 class _Route:
+    """A handler, and how its dialect spells an error where that is not Ollama's own.
+
+    Attributes:
+        is_read: whether its body is read for it.
+    """
+
     handler: Handler
-    is_openai: bool = False
+    error_body: ErrorBody | None = None
+    is_read: bool = True
 
 
-def make_app(world: World) -> web.Application:
-    """The application; it starts and stops nothing of the world itself."""
-    app = web.Application(client_max_size=0)
+def make_server(world: World) -> GoServer:
+    """The server; it starts and stops nothing of the world itself."""
 
-    async def dispatch(request: web.Request) -> web.StreamResponse:
+    async def dispatch(request: GoRequest) -> web.StreamResponse:
         context = RequestContext()
         try:
             return await _dispatch(world, context, request)
         finally:
             context.end()
 
-    app.router.add_route("*", "/{path:.*}", dispatch)
-    app.on_response_prepare.append(_headers_as_go_sends_them)
-    return app
+    return GoServer(dispatch)
 
 
 async def _dispatch(
-    world: World, context: RequestContext, request: web.Request
+    world: World, context: RequestContext, request: GoRequest
 ) -> web.StreamResponse:
-    verdict = judge(request.method, request.headers)
+    refusal = _before_gin(request)
+    if refusal is not None:
+        return refusal
+    target = parse_target(request.raw_path)
+    methods, parameter = _methods_at(target.path)
+    if request.method not in methods:
+        bare = target.path.removesuffix("/")
+        if bare != target.path and request.method in _methods_at(bare)[0]:
+            return _redirect(request, bare, target)
+    host = target.host or request.headers.get("Host", "")
+    verdict = judge(request.method, {**request.headers, "Host": host})
     if verdict.status is not None:
-        return web.Response(status=verdict.status, headers=verdict.headers + _allow(request))
-    found = _find(request)
-    if isinstance(found, web.Response):
-        found.headers.extend(verdict.headers)
-        return found
-    call = Call(world, context, await request.read(), request.headers)
-    return await _answer(request, found, call, verdict)
+        headers = verdict.headers + _allow(methods, request.method)
+        return web.Response(status=verdict.status, headers=headers)
+    if request.method not in methods:
+        allow = _allow(methods, request.method) + verdict.headers
+        missing = _plain(404, "404 page not found", _GIN_TEXT, verdict.headers)
+        return _plain(405, "405 method not allowed", _GIN_TEXT, allow) if methods else missing
+    route = methods[request.method]
+    is_read = route.is_read and request.method in _BODIED
+    body = await request.whole() if is_read else b""
+    call = Call(world, context, body, request.headers, target.query[1:], parameter, request.blocks)
+    return await _answer(request, route, call, verdict)
 
 
-def _find(request: web.Request) -> _Route | web.Response:
-    """The route, or what gin says where there is none."""
-    methods = _methods_at(request.path)
-    if request.method in methods:
-        return methods[request.method]
-    if methods:
-        return _plain(405, "405 method not allowed", _GIN_TEXT, _allow(request))
-    if request.path.endswith("/") and request.method in _methods_at(request.path.rstrip("/")):
-        return _redirect(request)
-    return _plain(404, "404 page not found", _GIN_TEXT)
+def _before_gin(request: GoRequest) -> web.StreamResponse | None:
+    """What net/http and its ServeMux answer for themselves."""
+    refusal = unspoken(request)
+    if refusal is not None:
+        return refusal
+    if request.raw_path == "*":
+        return asterisk(request)
+    try:
+        target = parse_target(request.raw_path)
+    except BadTargetError:
+        return refused("400 Bad Request")
+    if request.expectation not in {"", "100-continue"}:
+        return unexpected()
+    clean = None if request.method == "CONNECT" else cleaned(target)
+    return None if clean is None else redirection(request.method, 307, clean)
 
 
-def _allow(request: web.Request) -> Headers:
+def _allow(methods: Mapping[str, _Route], method: str) -> Headers:
     """What gin says of a route that has other methods, even where something else answers."""
-    methods = _methods_at(request.path)
-    if not methods or request.method in methods:
+    if not methods or method in methods:
         return ()
-    return (("Allow", ", ".join(method for method in _METHODS if method in methods)),)
+    return (("Allow", ", ".join(other for other in _METHODS if other in methods)),)
 
 
-def _methods_at(path: str) -> Mapping[str, _Route]:
-    if path.startswith(_V1_MODEL) and "/" not in (name := path.removeprefix(_V1_MODEL)) and name:
-
-        async def one_model(call: Call) -> Answer:
-            return await openai.model(call, name)
-
-        return {"GET": _Route(one_model, is_openai=True)}
-    return _ROUTES.get(path, {})
+def _methods_at(path: str) -> tuple[Mapping[str, _Route], str]:
+    """The routes of a path, and what stands for the parameter of theirs."""
+    before, _, last = path.rpartition("/")
+    if before in _PARAMETRIC and last:
+        return _ROUTES[_PARAMETRIC[before]], last
+    return ({} if ":" in path else _ROUTES.get(path, {})), ""
 
 
-def _redirect(request: web.Request) -> web.Response:
-    target = request.path.rstrip("/")
-    if request.method != "GET":
-        return web.Response(status=307, headers={"Location": target})
-    body = f'<a href="{target}">Moved Permanently</a>.\n\n'
-    return _plain(301, body, "text/html; charset=utf-8", (("Location", target),))
+def _redirect(request: GoRequest, path: str, target: Target) -> web.Response:
+    status = 301 if request.method == "GET" else 307
+    prefix = re.sub(r"[^a-zA-Z0-9/-]", "", request.headers.get("X-Forwarded-Prefix", ""))
+    prefix = re.sub("/{2,}", "/", prefix).removesuffix("/")
+    return redirection(request.method, status, escape(prefix + path) + target.query)
 
 
 async def _answer(
-    request: web.Request, route: _Route, call: Call, verdict: Verdict
+    request: GoRequest, route: _Route, call: Call, verdict: Verdict
 ) -> web.StreamResponse:
     streaming = False
     try:
         reply = await route.handler(call)
-        if isinstance(reply, Text):
-            return _plain(200, reply.text, _TEXT, verdict.headers)
-        if isinstance(reply, Answer):
-            return _whole(route, reply, verdict)
+        if isinstance(reply, Text | Answer | Empty | Waited):
+            return _framed(request, _unstreamed(route, reply, verdict))
         streaming = True
-        if isinstance(reply, Events):
-            return await _stream(request, reply.lines, _EVENTS, verdict)
-        return await _stream(request, _lines(reply), _NDJSON, verdict)
+        if isinstance(reply, Stream):
+            reply = Lines(_lines(reply), _NDJSON)
+        return await _stream(request, reply, verdict)
     except RefusedError as error:
-        return _refusal(route, error, verdict, streaming=streaming)
+        refusal = _refusal(route, error, verdict, streaming=streaming)
+        return _framed(request, refusal, is_flushed=streaming)
 
 
-def _whole(route: _Route, reply: Answer, verdict: Verdict) -> web.Response:
+def _unstreamed(
+    route: _Route, reply: Text | Answer | Empty | Waited, verdict: Verdict
+) -> web.Response:
+    if isinstance(reply, Text):
+        headers = reply.headers + verdict.headers
+        return _plain(reply.status, reply.text, reply.content_type, headers)
+    if isinstance(reply, Empty):
+        if reply.is_null:
+            return _body(reply.status, "null", _JSON, verdict.headers)
+        return web.Response(status=reply.status, headers=verdict.headers)
     text = encode(reply.body)
-    if route.is_openai:
+    if isinstance(reply, Waited):
+        return _body(reply.status, text, _BARE_JSON, verdict.headers)
+    if route.error_body:
         return _body(reply.status, f"{text}\n", _BARE_JSON, verdict.headers)
     return _body(reply.status, text, _JSON, verdict.headers)
 
@@ -134,27 +198,37 @@ def _refusal(
 ) -> web.Response:
     content_type = _BARE_JSON if streaming else _JSON
     text = encode({"error": error.text})
-    if route.is_openai and error.origin is not Origin.CLOUD:
-        text = encode(openai.error_body(error.status, error.text))
+    if route.error_body and error.origin is not Origin.CLOUD:
+        text = encode(route.error_body(error.status, error.text))
         if error.origin is Origin.HANDLER:
             text, content_type = f"{text}\n", _BARE_JSON
-    response = _body(error.status, text, content_type, verdict.headers)
-    if streaming:
-        response.enable_chunked_encoding()  # a stream is flushed before its length is known
+    return _body(error.status, text, content_type, verdict.headers + error.headers)
+
+
+def _framed(
+    request: GoRequest, response: web.Response, *, is_flushed: bool = False
+) -> web.Response:
+    """Chunked where net/http has to send before it knows the length."""
+    is_long = isinstance(response.body, bytes) and len(response.body) > BUFFER_BYTES
+    if (is_flushed or is_long) and request.version >= HttpVersion11:
+        response.enable_chunked_encoding()
     return response
 
 
-async def _stream(
-    request: web.Request, lines: AsyncGenerator[str], content_type: str, verdict: Verdict
-) -> web.StreamResponse:
-    """Send lines as they come; the status is sent with the first of them."""
-    response = web.StreamResponse(headers=(("Content-Type", content_type), *verdict.headers))
-    response.enable_chunked_encoding()
-    async with contextlib.aclosing(lines):
-        async for line in lines:
+async def _stream(request: GoRequest, reply: Lines, verdict: Verdict) -> web.StreamResponse:
+    """Send pieces as they come; the status is sent with the first of them."""
+    headers = (("Content-Type", reply.content_type), *reply.headers, *verdict.headers)
+    response = web.StreamResponse(headers=headers)
+    if request.version >= HttpVersion11:
+        response.enable_chunked_encoding()
+    else:
+        response.force_close()
+    async with contextlib.aclosing(reply.lines) as pieces:
+        async for piece in pieces:
             if not response.prepared:
                 await response.prepare(request)
-            await response.write(line.encode())
+            if piece:
+                await response.write(piece.encode())
     if not response.prepared:
         await response.prepare(request)
     await response.write_eof()
@@ -179,27 +253,13 @@ def _plain(status: int, text: str, content_type: str, headers: Headers = ()) -> 
 
 
 def _body(status: int, text: str, content_type: str, headers: Headers) -> web.Response:
-    data = text.encode()
-    response = web.Response(
-        status=status, body=data, headers=(("Content-Type", content_type), *headers)
+    return web.Response(
+        status=status, body=text.encode(), headers=(("Content-Type", content_type), *headers)
     )
-    if len(data) > _BUFFER_BYTES:
-        response.enable_chunked_encoding()
-    return response
 
 
-async def _headers_as_go_sends_them(request: web.Request, response: web.StreamResponse) -> None:
-    """No `Server`, and Go's order: sorted, then the date and how the body ends."""
-    response.headers.popall("Server", None)
-    if request.method == "HEAD":
-        response.headers.popall("Transfer-Encoding", None)
-    last = ("Date", "Content-Length", "Transfer-Encoding")
-    ending = [(key, response.headers.popall(key)) for key in last if key in response.headers]
-    others = sorted(response.headers.items(), key=lambda header: header[0])
-    response.headers.clear()
-    response.headers.extend(others)
-    for key, values in ending:
-        response.headers.extend((key, value) for value in values)
+async def _one_model(call: Call) -> Answer:
+    return await openai.model(call, call.parameter)
 
 
 _ROUTES: Mapping[str, Mapping[str, _Route]] = {
@@ -212,7 +272,31 @@ _ROUTES: Mapping[str, Mapping[str, _Route]] = {
     "/api/chat": {"POST": _Route(native.chat)},
     "/api/embed": {"POST": _Route(native.embed)},
     "/api/embeddings": {"POST": _Route(native.embeddings)},
-    "/v1/chat/completions": {"POST": _Route(openai.chat_completions, is_openai=True)},
-    "/v1/embeddings": {"POST": _Route(openai.embeddings, is_openai=True)},
-    "/v1/models": {"GET": _Route(openai.models, is_openai=True)},
+    "/v1/chat/completions": {"POST": _Route(openai.chat_completions, openai.error_body)},
+    "/v1/completions": {"POST": _Route(completions.completions, openai.error_body)},
+    "/v1/embeddings": {"POST": _Route(openai.embeddings, openai.error_body)},
+    "/v1/models": {"GET": _Route(openai.models, openai.error_body)},
+    "/v1/responses": {"POST": _Route(responses.responses, openai.error_body)},
+    "/v1/messages": {"POST": _Route(anthropic.messages, anthropic.error_body)},
+    "/v1/audio/transcriptions": {"POST": _Route(transcribe.transcriptions, openai.error_body)},
+    "/v1/models/:model": {"GET": _Route(_one_model, openai.error_body)},
+    "/api/pull": {"POST": _Route(management.pull)},
+    "/api/push": {"POST": _Route(management.push)},
+    "/api/copy": {"POST": _Route(management.copy)},
+    "/api/delete": {"DELETE": _Route(management.delete)},
+    "/api/create": {"POST": _Route(create)},
+    "/api/blobs/:digest": {
+        "HEAD": _Route(blobs.head),
+        "POST": _Route(blobs.upload, is_read=False),
+    },
+    "/api/me": {"POST": _Route(account.me, is_read=False)},
+    "/api/signout": {"POST": _Route(account.sign_out, is_read=False)},
+    "/api/user/keys/:encodedKey": {"DELETE": _Route(account.sign_out, is_read=False)},
+    "/api/status": {"GET": _Route(account.status)},
+    "/api/experimental/web_search": {"POST": _Route(account.web_search)},
+    "/api/experimental/web_fetch": {"POST": _Route(account.web_fetch)},
+    "/api/experimental/model-recommendations": {"GET": _Route(account.recommendations)},
+}
+_PARAMETRIC = {
+    path.rpartition("/")[0]: path for path in _ROUTES if path.rpartition("/")[2].startswith(":")
 }

@@ -4,6 +4,7 @@ from ollama_gate.simulator.bodies import (
     Field,
     Struct,
     anything,
+    arguments,
     boolean,
     duration_ns,
     floating,
@@ -12,7 +13,9 @@ from ollama_gate.simulator.bodies import (
     many,
     mapping,
     nested,
+    raw,
     string,
+    string_map,
     think,
 )
 
@@ -24,7 +27,26 @@ _ANY = Field(anything, null_clears=True)
 _MAP = Field(mapping, null_clears=True)
 _FLOAT_POINTER = Field(floating("float64"), null_clears=True)
 _IMAGES = Field(many(image, "[]api.ImageData"), null_clears=True)
-_TOOLS = Field(many(anything, "api.Tools"), null_clears=True)
+_STRINGS = Field(many(string, "[]string"), null_clears=True)
+_RAW = Field(raw)
+
+TOOL_PARAMETERS = Struct(
+    "api.ToolFunctionParameters",
+    {"type": _STRING, "$defs": _ANY, "items": _ANY, "required": _STRINGS, "properties": _ANY},
+)
+_TOOL_FUNCTION = Struct(
+    "api.ToolFunction",
+    {"name": _STRING, "description": _STRING, "parameters": Field(nested(TOOL_PARAMETERS))},
+)
+_TOOL = Struct(
+    "api.Tool", {"type": _STRING, "items": _ANY, "function": Field(nested(_TOOL_FUNCTION))}
+)
+_TOOLS = Field(many(nested(_TOOL), "api.Tools"), null_clears=True)
+_CALLED = Struct(
+    "api.ToolCallFunction",
+    {"index": _INT, "name": _STRING, "arguments": Field(arguments)},
+)
+_TOOL_CALL = Struct("api.ToolCall", {"id": _STRING, "function": Field(nested(_CALLED))})
 
 _SHARED = {
     "model": _STRING,
@@ -47,7 +69,7 @@ _MESSAGE = Struct(
         "content": _STRING,
         "thinking": _STRING,
         "images": _IMAGES,
-        "tool_calls": Field(many(anything, "[]api.ToolCall"), null_clears=True),
+        "tool_calls": Field(many(nested(_TOOL_CALL), "[]api.ToolCall"), null_clears=True),
         "tool_name": _STRING,
         "tool_call_id": _STRING,
     },
@@ -112,19 +134,78 @@ SHOW = Struct(
     },
 )
 
+_STRINGS = Field(string_map, null_clears=True)
+
+PULL = Struct(
+    "api.PullRequest",
+    {
+        "model": _STRING,
+        "insecure": _BOOL,
+        "username": _STRING,
+        "password": _STRING,
+        "stream": _BOOL_POINTER,
+        "name": _STRING,
+    },
+)
+PUSH = Struct("api.PushRequest", PULL.fields)
+DELETE = Struct("api.DeleteRequest", {"model": _STRING, "name": _STRING})
+COPY = Struct("api.CopyRequest", {"source": _STRING, "destination": _STRING})
+CREATE = Struct(
+    "api.CreateRequest",
+    {
+        "model": _STRING,
+        "stream": _BOOL_POINTER,
+        "quantize": _STRING,
+        "draft_quantize": _STRING,
+        "from": _STRING,
+        "remote_host": _STRING,
+        "files": _STRINGS,
+        "draft_files": _STRINGS,
+        "adapters": _STRINGS,
+        "template": _STRING,
+        "license": _ANY,
+        "system": _STRING,
+        "parameters": _MAP,
+        "messages": CHAT.fields["messages"],
+        "renderer": _STRING,
+        "parser": _STRING,
+        "requires": _STRING,
+        "info": _MAP,
+        "name": _STRING,
+        "quantization": _STRING,
+    },
+)
+
+_OPENAI_CALLED = Struct(
+    r'struct { Name string "json:\"name\""; Arguments string "json:\"arguments\"" }',
+    {"name": _STRING, "arguments": _STRING},
+)
+_OPENAI_TOOL_CALL = Struct(
+    "openai.ToolCall",
+    {
+        "id": _STRING,
+        "index": _INT,
+        "type": _STRING,
+        "function": Field(nested(_OPENAI_CALLED)),
+    },
+)
 _OPENAI_MESSAGE = Struct(
     "openai.Message",
     {
         "role": _STRING,
         "content": _ANY,
         "reasoning": _STRING,
-        "tool_calls": Field(many(anything, "[]openai.ToolCall"), null_clears=True),
+        "tool_calls": Field(many(nested(_OPENAI_TOOL_CALL), "[]openai.ToolCall"), null_clears=True),
         "name": _STRING,
         "tool_call_id": _STRING,
     },
 )
 _STREAM_OPTIONS = Struct("openai.StreamOptions", {"include_usage": _BOOL})
-_RESPONSE_FORMAT = Struct("openai.ResponseFormat", {"type": _STRING, "json_schema": _ANY})
+_JSON_SCHEMA = Struct("openai.JsonSchema", {"schema": _RAW})
+_RESPONSE_FORMAT = Struct(
+    "openai.ResponseFormat",
+    {"type": _STRING, "json_schema": Field(nested(_JSON_SCHEMA), null_clears=True)},
+)
 _REASONING = Struct("openai.Reasoning", {"effort": _STRING})
 
 OPENAI_CHAT = Struct(
@@ -142,7 +223,7 @@ OPENAI_CHAT = Struct(
         "presence_penalty": _FLOAT_POINTER,
         "top_p": _FLOAT_POINTER,
         "response_format": Field(nested(_RESPONSE_FORMAT), null_clears=True),
-        "tools": Field(many(anything, "[]api.Tool"), null_clears=True),
+        "tools": Field(many(nested(_TOOL), "[]api.Tool"), null_clears=True),
         "reasoning": Field(nested(_REASONING), null_clears=True),
         "reasoning_effort": Field(string, null_clears=True),
         "logprobs": _BOOL_POINTER,
@@ -158,5 +239,25 @@ OPENAI_EMBED = Struct(
         "model": _STRING,
         "dimensions": _INT,
         "encoding_format": _STRING,
+    },
+)
+
+OPENAI_COMPLETION = Struct(
+    "openai.CompletionRequest",
+    {
+        "model": _STRING,
+        "prompt": _STRING,
+        "frequency_penalty": Field(floating("float32")),
+        "max_tokens": Field(integer, null_clears=True),
+        "presence_penalty": Field(floating("float32")),
+        "seed": Field(integer, null_clears=True),
+        "stop": _ANY,
+        "stream": _BOOL,
+        "stream_options": Field(nested(_STREAM_OPTIONS), null_clears=True),
+        "temperature": Field(floating("float32"), null_clears=True),
+        "top_p": Field(floating("float32")),
+        "suffix": _STRING,
+        "logprobs": Field(integer, null_clears=True),
+        "_debug_render_only": _BOOL,
     },
 )

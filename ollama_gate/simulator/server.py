@@ -8,11 +8,12 @@ from typing import Self
 from aiohttp import web
 
 from ollama_gate.simulator.cards import Card
-from ollama_gate.simulator.catalog import Catalog, Model, select
+from ollama_gate.simulator.catalog import LIBRARY, Catalog, Model, select
 from ollama_gate.simulator.clock import Clock
 from ollama_gate.simulator.faults import Counters, Faults
+from ollama_gate.simulator.layers import Blobs
 from ollama_gate.simulator.refs import parse_name
-from ollama_gate.simulator.routes import make_app
+from ollama_gate.simulator.routes import make_server
 from ollama_gate.simulator.runner import Runner
 from ollama_gate.simulator.scheduler import Scheduler
 from ollama_gate.simulator.settings import Settings
@@ -33,9 +34,11 @@ class SimulatedOllama:
         self.counters = Counters(self._cards)
         self.faults = Faults(self._kill)
         self._catalog = Catalog(models or select(self.settings.models))
+        self._registry = {model.full_name: model for model in (*LIBRARY, *models)}
+        self._blobs = Blobs()
         self._started_ns = time.time_ns()
         self._scheduler = self._new_scheduler()
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
         self._address = ("127.0.0.1", 0)
 
     async def __aenter__(self) -> Self:
@@ -90,14 +93,7 @@ class SimulatedOllama:
             return
         listener = self._listener()
         self._scheduler = self._new_scheduler()
-        app = make_app(self._world())
-        runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            auto_decompress=False,
-            access_log=None,
-            shutdown_timeout=0,
-        )
+        runner = web.ServerRunner(make_server(self._world()), shutdown_timeout=0)
         await runner.setup()
         await web.SockSite(runner, listener).start()
         self._scheduler.start()
@@ -133,6 +129,8 @@ class SimulatedOllama:
             faults=self.faults,
             counters=self.counters,
             started_ns=self._started_ns,
+            registry=self._registry,
+            blobs=self._blobs,
         )
 
     def _new_scheduler(self) -> Scheduler:

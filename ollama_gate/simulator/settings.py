@@ -32,6 +32,10 @@ class Settings:
         seed: of the texts and their lengths.
         answer_tokens: length of an answer nothing cuts short; 0 lets the seed choose.
         cloud: whether cloud models are answered; if not, as with OLLAMA_NO_CLOUD.
+        online: whether ollama.com and its registry can be reached.
+        account: who is signed in at ollama.com; nobody if empty.
+        pull_s: how long a pull or push takes for each of the model's files that is not there.
+        pull_lines: lines of progress for each such file.
         models: names from the library that are on disk.
     """
 
@@ -51,6 +55,10 @@ class Settings:
     seed: int = 0
     answer_tokens: int = 0
     cloud: bool = True
+    online: bool = True
+    account: str = ""
+    pull_s: float = 2.0
+    pull_lines: int = 5
     version: str = "0.32.15"
     models: tuple[str, ...] = tuple(model.name for model in LIBRARY)
 

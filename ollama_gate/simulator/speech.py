@@ -4,9 +4,10 @@ Where the model runs does not matter here: a runner on this machine and the clou
 """
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ollama_gate.simulator import babble
@@ -59,6 +60,9 @@ class Question:
         limit: tokens at most; negative for none.
         length: tokens it has by itself.
         form: `format` of the request: "json", a schema, or nothing.
+        stops: texts that end the answer and are not said themselves.
+        tool: the tool that is called instead of an answer: its name and its arguments.
+        has_gap: whether the mark that ends a thought shows, as an object without text.
         top_logprobs: how many alternatives each token is given; `None` without logprobs.
     """
 
@@ -69,15 +73,27 @@ class Question:
     thinks: bool
     form: Any
     top_logprobs: int | None
+    stops: tuple[str, ...] = ()
+    tool: tuple[str, dict[str, Any]] | None = None
+    has_gap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """One token."""
+    """One token; of a tool call's tokens only the last shows anything."""
 
     content: str = ""
     thinking: str = ""
     logprobs: list[dict[str, Any]] | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    is_gap: bool = False
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether Ollama sends an object for it."""
+        return self.is_gap or bool(
+            self.content or self.thinking or self.logprobs or self.tool_calls
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +119,8 @@ async def speech(voice: Voice, clock: Clock, question: Question) -> AsyncIterato
         await voice.read_prompt(question.prompt_tokens)
         read_s = clock.now()
         async for index in voice.speak(len(pieces)):
-            yield pieces[index]
+            if pieces[index].is_shown:
+                yield pieces[index]
         yield Ending(
             reason=reason,
             prompt_tokens=question.prompt_tokens,
@@ -114,22 +131,62 @@ async def speech(voice: Voice, clock: Clock, question: Question) -> AsyncIterato
 
 
 def _words(question: Question) -> tuple[list[Piece], str]:
+    thoughts, words, reason = *_thought_and_said(question), "stop"
+    words = _stopped(words, question.stops)
+    if 0 < question.limit <= len(thoughts) + len(words):  # 0 is no limit either
+        words = words[: max(0, question.limit - len(thoughts))]
+        thoughts, reason = thoughts[: question.limit], "length"
+    top = question.top_logprobs
+    pieces = [Piece(thinking=word, logprobs=_logprobs(word, top)) for word in thoughts]
+    if thoughts and words and question.has_gap:
+        pieces.append(Piece(is_gap=True))
+    if question.tool is None or reason == "length":  # half a call is no call
+        pieces += [Piece(content=word, logprobs=_logprobs(word, top)) for word in words]
+        return pieces, reason
+    pieces += [Piece(logprobs=_logprobs(word, top)) for word in words]
+    pieces[-1] = replace(pieces[-1], tool_calls=(_tool_call(question),))
+    return pieces, reason
+
+
+def _thought_and_said(question: Question) -> tuple[list[str], list[str]]:
     if question.form is not None:
-        words = babble.json_answer(question.key, question.form)
+        said = babble.json_answer(question.key, question.form)
+    elif question.tool is not None:
+        name, arguments = question.tool
+        said = babble.in_tokens(json.dumps({"name": name, "arguments": arguments}))
     else:
-        words = babble.answer(question.key, question.length)
-    reason = "stop"
-    if 0 < question.limit <= len(words):  # 0 is no limit either
-        words, reason = words[: question.limit], "length"
-    thoughts = len(words) // _THOUGHT_SHARE if question.thinks and question.form is None else 0
-    return [
-        Piece(
-            content=word if at >= thoughts else "",
-            thinking=word if at < thoughts else "",
-            logprobs=_logprobs(word, question.top_logprobs),
-        )
-        for at, word in enumerate(words)
-    ], reason
+        said = babble.answer(question.key, question.length)
+    if not question.thinks:
+        return [], said
+    thoughts = len(said) // _THOUGHT_SHARE
+    if question.form is None and question.tool is None:
+        return said[:thoughts], said[thoughts:]
+    return babble.answer(f"thought {question.key}", max(1, thoughts)), said
+
+
+def _stopped(words: list[str], stops: tuple[str, ...]) -> list[str]:
+    """The words up to the first stop, which may begin and end within one."""
+    text = "".join(words)
+    ends = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+    if not ends:
+        return words
+    kept, length = [], 0
+    for word in words:
+        if length + len(word) > min(ends):
+            break
+        kept.append(word)
+        length += len(word)
+    rest = text[length : min(ends)]
+    return [*kept, rest] if rest else kept
+
+
+def _tool_call(question: Question) -> dict[str, Any]:
+    assert question.tool is not None
+    name, arguments = question.tool
+    return {
+        "id": babble.identity("call_", question.key),
+        "function": {"index": 0, "name": name, "arguments": arguments},
+    }
 
 
 def _logprobs(word: str, top: int | None) -> list[dict[str, Any]] | None:

@@ -10,7 +10,10 @@ from ollama_gate.simulator.catalog import Model, Shape
 
 # Type of most matrices, and of the few that are kept finer.
 _TYPES = {
+    "F32": ("F32", "F32"),
+    "BF16": ("BF16", "BF16"),
     "F16": ("F16", "F16"),
+    "Q4_K_S": ("Q4_K", "Q6_K"),
     "Q4_0": ("Q4_0", "Q6_K"),
     "Q4_K_M": ("Q4_K", "Q6_K"),
     "Q8_0": ("Q8_0", "Q8_0"),

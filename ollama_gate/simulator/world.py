@@ -1,14 +1,16 @@
 """Everything one simulated Ollama is made of, and what each of its routes may use."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ollama_gate.simulator.catalog import Catalog, Model
 from ollama_gate.simulator.clock import NS, Clock
 from ollama_gate.simulator.context import RequestContext
 from ollama_gate.simulator.faults import Counters, Faults
+from ollama_gate.simulator.layers import Blobs
+from ollama_gate.simulator.refs import Name
 from ollama_gate.simulator.scheduler import Scheduler
 from ollama_gate.simulator.settings import Settings
 
@@ -18,7 +20,9 @@ class World:
     """One machine with one Ollama on it.
 
     Attributes:
-        started_ns: wall time when the models were put on disk, which lists show as `modified_at`.
+        started_ns: wall time when the first models were put on disk.
+        registry: what can be pulled.
+        blobs: what was uploaded.
     """
 
     settings: Settings
@@ -28,16 +32,38 @@ class World:
     faults: Faults
     counters: Counters
     started_ns: int
+    registry: Mapping[Name, Model] = field(default_factory=dict)
+    blobs: Blobs = field(default_factory=Blobs)
+
+    def modified_ns(self, model: Model) -> int:
+        """Wall time that lists show as a model's `modified_at`."""
+        written_ns = self.catalog.written_ns(model)
+        return self.started_ns if written_ns is None else written_ns
+
+
+async def _nothing() -> AsyncGenerator[bytes]:
+    nothing: tuple[bytes, ...] = ()
+    for block in nothing:
+        yield block
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request as its route sees it."""
+    """One request as its route sees it.
+
+    Attributes:
+        parameter: what stands where the route's path has a `:name`.
+        query: what followed the `?`.
+        blocks: the body, piece by piece, for a route that reads it by itself.
+    """
 
     world: World
     context: RequestContext
     body: bytes
     headers: Mapping[str, str]
+    query: str = ""
+    parameter: str = ""
+    blocks: Callable[[], AsyncGenerator[bytes]] = _nothing
 
 
 def find_model(world: World, name: Any, *, fold: bool = True) -> Model | None:
