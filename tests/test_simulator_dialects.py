@@ -464,6 +464,23 @@ async def test_a_stream_that_is_refused_keeps_the_headers_it_had(sim: SimulatedO
         assert body.endswith(b"}\n")
 
 
+async def test_a_response_that_may_search_tells_its_failure_as_an_event(
+    sim: SimulatedOllama,
+) -> None:
+    request = {"model": "plain", "input": "hi", "tools": [{"type": "web_search"}], "stream": True}
+    status, _, body = await raw(sim, "/v1/responses", request)
+    name, data = events(body)[-1]
+    assert (status, name) == (200, "response.failed")
+    assert data["response"]["error"]["message"].endswith("plain:latest does not support tools")
+
+
+async def test_thought_of_an_earlier_turn_comes_back(gpt: openai.AsyncOpenAI) -> None:
+    first = await gpt.responses.create(model="thinker", input="hi")
+    chat: list[Any] = [item.model_dump(exclude_none=True) for item in first.output]
+    again = await gpt.responses.create(model="thinker", input=[USER, *chat, USER])
+    assert again.output_text
+
+
 # -- /v1/messages --------------------------------------------------------------------------
 
 
@@ -651,6 +668,14 @@ async def test_what_is_no_form_is_refused(sim: SimulatedOllama, kind: str, text:
     got, _, body = await raw(sim, "/v1/audio/transcriptions", b"{}", Content_Type=kind)
     told = json.loads(body)["error"]["message"]
     assert (got, told) == (400, f"failed to parse multipart form: {text}")
+
+
+async def test_the_mark_after_a_thought_shows_where_nothing_hides_it(
+    native: ollama.AsyncClient,
+) -> None:
+    chunks = [c async for c in await native.generate("thinker", "hi", stream=True)]
+    blank = [c for c in chunks if not c.done and not c.response and not c.thinking]
+    assert len(blank) == 1
 
 
 # -- zstd ------------------------------------------------------------------------------------
