@@ -1,5 +1,6 @@
 """A simulated Ollama on a port of its own, with a handle to its cards, faults and counters."""
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -40,6 +41,7 @@ class SimulatedOllama:
         self._scheduler = self._new_scheduler()
         self._runner: web.ServerRunner | None = None
         self._address = ("127.0.0.1", 0)
+        self._listening: socket.socket | None = None
 
     async def __aenter__(self) -> Self:
         """Start on a free port."""
@@ -78,6 +80,11 @@ class SimulatedOllama:
         if self._runner is None:
             return
         runner, self._runner = self._runner, None
+        if self._listening is not None:
+            # Whom asyncio has accepted and not handed over yet would be lost in the closing.
+            asyncio.get_running_loop().remove_reader(self._listening)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
         for site in list(runner.sites):
             await site.stop()
         if runner.server is not None:
@@ -91,7 +98,7 @@ class SimulatedOllama:
         """Be there again on the same port, with nothing loaded."""
         if self._runner is not None:
             return
-        listener = self._listener()
+        self._listening = listener = self._listener()
         self._scheduler = self._new_scheduler()
         runner = web.ServerRunner(make_server(self._world()), shutdown_timeout=0)
         await runner.setup()
