@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tests.conformance import table
 from tests.conformance.cases import CASES
-from tests.conformance.compare import ALLOWED
+from tests.conformance.compare import ALLOWED, EXPIRY_TOLERANCE_S, Leave
 from tests.conformance.places import ROLES
-from tests.conformance.suite import KNOWN, Outcome, Plan, load_known, run, select
 from tests.conformance.sides import StageError
+from tests.conformance.suite import KNOWN, Outcome, Plan, load_known, run, select
 
 _FOUND_DIFFERENCES = 1
 _USAGE = 2
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         straight=given.straight,
         proxied=given.proxied,
         only=given.only,
-        allowed=tuple(given.allow_headers.split(",")),
+        leave=Leave(headers=tuple(given.allow_headers.split(",")), expiry_s=given.expiry_tolerance),
         roles=dict(given.models),
         known=load_known(given.known) if given.known else (),
         timeout_s=given.timeout,
@@ -79,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
         help="differences that are known, with their causes (default: the gate's)",
     )
     parser.add_argument("--no-known", dest="known", action="store_const", const=None)
+    parser.add_argument(
+        "--expiry-tolerance",
+        type=float,
+        default=EXPIRY_TOLERANCE_S,
+        metavar="SECONDS",
+        help="by how much an expires_at may differ (default: %(default)s)",
+    )
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one step")
     return parser
 
@@ -95,7 +102,8 @@ def _models(text: str) -> tuple[tuple[str, str], ...]:
 
 def _progress(outcome: Outcome) -> None:
     """A sign of life, apart from the table, which is printed at the end."""
-    sys.stderr.write("!" if outcome.verdict.is_bad else ".")
+    sign = f"\n{outcome.verdict.value}: {outcome.case.name}\n" if outcome.verdict.is_bad else "."
+    sys.stderr.write(sign)
     sys.stderr.flush()
 
 

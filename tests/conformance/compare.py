@@ -62,7 +62,20 @@ class Compared:
     masks: set[str]
 
 
-def compare(straight: Answered, proxied: Answered, allowed: Collection[str]) -> Compared:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """What a proxy may do.
+
+    Attributes:
+        headers: that it may add to an answer.
+        expiry_s: by how much an `expires_at` may be another, seen from when it was told.
+    """
+
+    headers: Collection[str] = ALLOWED
+    expiry_s: float = EXPIRY_TOLERANCE_S
+
+
+def compare(straight: Answered, proxied: Answered, leave: Leave) -> Compared:
     """Compare two answers of one exchange."""
     one, other = straight.reply, proxied.reply
     found = Compared([], set())
@@ -80,8 +93,10 @@ def compare(straight: Answered, proxied: Answered, allowed: Collection[str]) -> 
     resized = False
     if not one.left:
         resized = _compare_bodies(found, straight, proxied)
+        if "expires" in straight.masks:
+            _compare_expiries(found, straight, proxied, leave.expiry_s)
         _compare_pace(found, straight, one, other)
-    _compare_headers(found, one, other, allowed, resized=resized)
+    _compare_headers(found, one, other, leave.headers, resized=resized)
     return found
 
 
@@ -164,8 +179,6 @@ def _compare_bodies(found: Compared, straight: Answered, proxied: Answered) -> b
     found.masks |= masked | masked_too
     if one != other:
         found.differences.append(Difference("body", _apart(one, other)))
-    if "expires" in straight.masks:
-        _compare_expiries(found, straight, proxied)
     return bool(masked | masked_too)
 
 
@@ -179,10 +192,12 @@ def _apart(one: bytes, other: bytes) -> str:
     return f"from byte {at} ({lengths}): straight {mine!r}, proxied {theirs!r}"
 
 
-def _compare_expiries(found: Compared, straight: Answered, proxied: Answered) -> None:
+def _compare_expiries(
+    found: Compared, straight: Answered, proxied: Answered, tolerance_s: float
+) -> None:
     one = expiries(straight.reply.body, straight.at)
     other = expiries(proxied.reply.body, proxied.at)
-    far = [abs(a - b) > EXPIRY_TOLERANCE_S for a, b in zip(one, other, strict=False)]
+    far = [abs(a - b) > tolerance_s for a, b in zip(one, other, strict=False)]
     if any(far):
         shown = [[round(left) for left in times] for times in (one, other)]
         _note(found, "expiry", f"in {shown[0]} s", f"in {shown[1]} s")
@@ -201,5 +216,8 @@ def _compare_pace(found: Compared, straight: Answered, one: Reply, other: Reply)
         return
     merged = len(other.arrivals) < len(one.arrivals) * PACE_SHARE
     if merged or proxied_s < spread_s * PACE_SHARE:
-        told = (f"{len(r.arrivals)} pieces over {s:.2f} s" for r, s in ((one, spread_s), (other, proxied_s)))
+        told = (
+            f"{len(r.arrivals)} pieces over {s:.2f} s"
+            for r, s in ((one, spread_s), (other, proxied_s))
+        )
         _note(found, "arrivals", *told)

@@ -4,15 +4,14 @@ A mask replaces what may differ by a word that says what it was, so that everyth
 still compared byte for byte. Nothing is masked that no rule here names.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)"
-_IDS = (
-    r"chatcmpl-\w+|cmpl-\w+|resp_\w+|msg_\w+|req_\w+|call_\w+|toolu_\w+|rs_\w+|fc_\w+|item_\w+"
-)
+_IDS = r"chatcmpl-\w+|cmpl-\w+|resp_\w+|msg_\w+|req_\w+|call_\w+|toolu_\w+|rs_\w+|fc_\w+|item_\w+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +33,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         _rule(rf'("created_at": ?"){_TIME}', "<time>"),
         _rule(r'("(?:created|created_at|completed_at)": ?)\d{9,}', "<time>"),
     ),
-    "durations": (
-        _rule(r'("(?:total|load|prompt_eval|eval)_duration": ?)\d+', "<ns>"),
-    ),
+    "durations": (_rule(r'("(?:total|load|prompt_eval|eval)_duration": ?)\d+', "<ns>"),),
     "ids": (_rule(rf'(")(?:{_IDS})(?=")', "<id>", numbered=True),),
     "digest": (_rule(r"(sha256[:-])[0-9a-f]{64}", "<digest>"),),
     "modified": (_rule(rf'("modified_at": ?"){_TIME}', "<time>"),),
@@ -51,6 +48,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
 """By name; `own-name` is the runner's to do, since it knows the names."""
 
 OWN_NAME = "own-name"
+ORDER = "order"
+"""Ollama lists models that were changed in the same instant in any order: the entries are sorted,
+each as it was written."""
 
 
 def apply(names: tuple[str, ...], body: bytes, own: Mapping[str, str]) -> tuple[bytes, set[str]]:
@@ -67,7 +67,9 @@ def apply(names: tuple[str, ...], body: bytes, own: Mapping[str, str]) -> tuple[
     text, applied = body.decode("utf-8", "surrogateescape"), set()
     for name in names:
         before = text
-        if name == OWN_NAME:
+        if name == ORDER:
+            text = _sorted(text)
+        elif name == OWN_NAME:
             for mine, word in own.items():
                 text = text.replace(mine, word)
         else:
@@ -87,6 +89,19 @@ def expiries(body: bytes, now: datetime) -> list[float]:
 def _instant(text: str) -> datetime:
     # Go writes nanoseconds, which Python does not read.
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+
+
+def _sorted(text: str) -> str:
+    """A listing with the texts of its entries in order."""
+    found = re.match(r'\{(?:"object":"list",)?"(?:models|data)":\[(?=\{)', text)
+    if found is None:
+        return text
+    at, entries, decoder = found.end(), [], json.JSONDecoder()
+    while text[at : at + 1] == "{":
+        _, end = decoder.raw_decode(text, at)
+        entries.append(text[at:end])
+        at = end + (text[end : end + 1] == ",")
+    return text[: found.end()] + ",".join(sorted(entries)) + text[at:]
 
 
 def _apply(rule: Rule, text: str) -> str:

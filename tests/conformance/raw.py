@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Self
 
 _PIECE_BYTES = 65536
 _HEAD_END = b"\r\n\r\n"
@@ -92,7 +93,7 @@ class Connection:
         self._sending: asyncio.Task[None] | None = None
         self._sent_at = 0.0
 
-    async def __aenter__(self) -> "Connection":
+    async def __aenter__(self) -> Self:
         """Connect."""
         self._reader, self._writer = await asyncio.open_connection(*self._address)
         return self
@@ -162,7 +163,7 @@ class Connection:
         except TimeoutError:
             reply.withheld = True
         else:
-            if status != 100:  # noqa: PLR2004 (Continue)
+            if status != 100:
                 reply.withheld = True
                 return
             reply.interim += (status,)
@@ -171,7 +172,7 @@ class Connection:
     # ---------------------------------------------------------------- heads
 
     async def _read_head(self, reply: Reply) -> None:
-        while (status := await self._read_one_head(reply)) < 200:  # noqa: PLR2004 (interim)
+        while (status := await self._read_one_head(reply)) < 200:
             reply.interim += (status,)
 
     async def _read_one_head(self, reply: Reply) -> int:
@@ -183,7 +184,7 @@ class Connection:
         if not version.startswith("HTTP/") or not code.isdecimal():
             raise BrokenError(f"expected a status line, found {first[:60]!r}")
         status = int(code)
-        if status >= 200:  # noqa: PLR2004 (final)
+        if status >= 200:
             reply.version, reply.status, reply.reason = version, status, reason
             reply.headers = [_field(line) for line in lines]
         return status

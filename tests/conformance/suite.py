@@ -3,8 +3,9 @@
 import dataclasses
 import fnmatch
 import re
+import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from tests.conformance.case import Case
-from tests.conformance.compare import ALLOWED, Compared, Difference, compare
+from tests.conformance.compare import Compared, Difference, Leave, compare
 from tests.conformance.places import ROLES, roles_of
 from tests.conformance.sides import Answered, Side, StageError
 
@@ -85,6 +86,7 @@ class Outcome:
     masks: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = ()
     reason: str = ""
+    took_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,7 +101,7 @@ class Plan:
     straight: str
     proxied: str
     only: str = "*"
-    allowed: Collection[str] = ALLOWED
+    leave: Leave = field(default_factory=Leave)
     roles: dict[str, str] = field(default_factory=dict)
     known: Sequence[Known] = ()
     timeout_s: float = 120.0
@@ -175,7 +177,9 @@ async def run(
     )
     outcomes = []
     for case in select(cases, plan.only):
+        began = time.monotonic()
         outcome = await _run_one(case, sides, roles, plan)
+        outcome = dataclasses.replace(outcome, took_s=time.monotonic() - began)
         told(outcome)
         outcomes.append(outcome)
     return outcomes
@@ -194,18 +198,18 @@ async def _run_one(
             straight, proxied = [await side.play(case) for side in sides]
         except (StageError, TimeoutError, OSError) as error:
             return Outcome(case=case, verdict=Verdict.FAILED, reason=repr(error))
-        compared = _compare_all(straight, proxied, plan.allowed)
+        compared = _compare_all(straight, proxied, plan.leave)
         if not compared.differences:
             break
     return _judge(case, compared, plan.known)
 
 
 def _compare_all(
-    straight: Sequence[Answered], proxied: Sequence[Answered], allowed: Collection[str]
+    straight: Sequence[Answered], proxied: Sequence[Answered], leave: Leave
 ) -> Compared:
     whole = Compared([], set())
     for index, (one, other) in enumerate(zip(straight, proxied, strict=True), start=1):
-        part = compare(one, other, allowed)
+        part = compare(one, other, leave)
         where = f"answer {index}: " if len(straight) > 1 else ""
         whole.masks |= part.masks
         whole.differences += [

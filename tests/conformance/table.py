@@ -40,6 +40,7 @@ def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "verdict": outcome.verdict.value,
             "masks": list(outcome.masks),
             "reason": outcome.reason,
+            "took_s": round(outcome.took_s, 3),
             "differences": [
                 {"kind": found.kind, "text": found.text} for found in outcome.differences
             ],

@@ -20,9 +20,7 @@ _HEAR = "/v1/audio/transcriptions"
 
 
 def _paced(target: str, body: str) -> Ask:
-    return Ask(
-        method="POST", target=target, body=body, headers=_JSON, masks=GENERATED, paced=True
-    )
+    return Ask(method="POST", target=target, body=body, headers=_JSON, masks=GENERATED, paced=True)
 
 
 def _said(target: str, rest: str, model: str = "@chat@") -> Ask:
@@ -52,7 +50,10 @@ def _chats() -> list[Case]:
     )
     return [
         chat("whole", f"{_SAID},{_FIXED}"),
-        case("openai chat/a stream", _paced(_CHAT, f'{{"model":"@chat@",{_SAID},{_LONG},"stream":true}}')),
+        case(
+            "openai chat/a stream",
+            _paced(_CHAT, f'{{"model":"@chat@",{_SAID},{_LONG},"stream":true}}'),
+        ),
         case(
             "openai chat/a stream with usage",
             _paced(
@@ -76,7 +77,10 @@ def _chats() -> list[Case]:
             '"messages":[{"role":"user","content":[{"type":"image_url",'
             f'"image_url":{{"url":"http://127.0.0.1:1/a.png"}}}}]}}],{_FIXED}',
         ),
-        chat("content of an unknown kind", f'"messages":[{{"role":"user","content":[{{"type":"x"}}]}}],{_FIXED}'),
+        chat(
+            "content of an unknown kind",
+            f'"messages":[{{"role":"user","content":[{{"type":"x"}}]}}],{_FIXED}',
+        ),
         chat("content that is a number", f'"messages":[{{"role":"user","content":5}}],{_FIXED}'),
         chat("JSON", f'{_SAID},{_FIXED},"response_format":{{"type":"json_object"}}'),
         chat(
@@ -88,7 +92,11 @@ def _chats() -> list[Case]:
         chat("effort", f'{_SAID},{_FIXED},"reasoning_effort":"low"', "@thinking@"),
         chat("no effort", f'{_SAID},{_FIXED},"reasoning_effort":"none"', "@thinking@"),
         chat("an unknown effort", f'{_SAID},{_FIXED},"reasoning_effort":"huge"', "@thinking@"),
-        chat("effort for who cannot think", f'{_SAID},{_FIXED},"reasoning_effort":"low"', "@thoughtless@"),
+        chat(
+            "effort for who cannot think",
+            f'{_SAID},{_FIXED},"reasoning_effort":"low"',
+            "@thoughtless@",
+        ),
         chat("stop as one text", f'{_SAID},{_FIXED},"stop":"x"'),
         chat("stop as texts", f'{_SAID},{_FIXED},"stop":["x","y"]'),
         chat("no messages", '"messages":[]'),
@@ -106,7 +114,9 @@ def _chats() -> list[Case]:
         chat("a key of a client's", f'{_SAID},{_FIXED},"user":"u","metadata":{{"a":"b"}},"n":1'),
         case(
             "openai chat/a key in capitals",
-            post(_CHAT, f'{{"MODEL":"@chat@","Messages":[{{"role":"user","content":"x"}}],{_FIXED}}}'),
+            post(
+                _CHAT, f'{{"MODEL":"@chat@","Messages":[{{"role":"user","content":"x"}}],{_FIXED}}}'
+            ),
         ),
         case(
             "openai chat/an authorization",
@@ -127,7 +137,10 @@ def _completions() -> list[Case]:
 
     return [
         complete("whole", f'"prompt":"x",{_FIXED}'),
-        case("openai completions/a stream", _paced(_COMPLETE, f'{{"model":"@chat@","prompt":"x",{_LONG},"stream":true}}')),
+        case(
+            "openai completions/a stream",
+            _paced(_COMPLETE, f'{{"model":"@chat@","prompt":"x",{_LONG},"stream":true}}'),
+        ),
         case(
             "openai completions/a stream with usage",
             _paced(
@@ -167,7 +180,10 @@ def _responses() -> list[Case]:
             f'"input":[{{"type":"message","role":"user","content":[{{"type":"input_text","text":"x"}}]}}],{fixed}',
         ),
         respond("instructions", f'"instructions":"Be brief.","input":"x",{fixed}'),
-        case("openai responses/a stream", _paced(_RESPOND, f'{{"model":"@chat@","input":"x",{long},"stream":true}}')),
+        case(
+            "openai responses/a stream",
+            _paced(_RESPOND, f'{{"model":"@chat@","input":"x",{long},"stream":true}}'),
+        ),
         respond("tools", f'"input":"x",{fixed},{tool}', "@tools@"),
         respond(
             "a tool's answer",
@@ -176,18 +192,29 @@ def _responses() -> list[Case]:
             f'"output":"rain"}}],{fixed},{tool}',
             "@tools@",
         ),
-        respond("a picture", '"input":[{"role":"user","content":[{"type":"input_image",'
-                f'"image_url":"data:image/png;base64,@png:32@"}}]}}],{fixed}', "@vision@"),
+        respond(
+            "a picture",
+            '"input":[{"role":"user","content":[{"type":"input_image",'
+            f'"image_url":"data:image/png;base64,@png:32@"}}]}}],{fixed}',
+            "@vision@",
+        ),
         respond("an unknown kind of item", f'"input":[{{"type":"x"}}],{fixed}'),
         respond("an item without a kind", f'"input":[{{"a":1}}],{fixed}'),
         respond("a number", f'"input":5,{fixed}'),
         respond("no input", fixed),
-        respond("by a schema", f'"input":"x",{fixed},"text":{{"format":{{"type":"json_schema","name":"n","schema":{_SCHEMA}}}}}'),
+        respond(
+            "by a schema",
+            f'"input":"x",{fixed},"text":{{"format":{{"type":"json_schema","name":"n","schema":{_SCHEMA}}}}}',
+        ),
         respond("an unknown model", '"input":"x"', "no-such-model"),
         respond("an unknown model, streaming", '"input":"x","stream":true', "no-such-model"),
         respond("an embedder", '"input":"x"', "@embed@"),
         respond("effort", f'"input":"x","reasoning":{{"effort":"low"}},{fixed}', "@thinking@"),
-        respond("an unknown effort", f'"input":"x","reasoning":{{"effort":"huge"}},{fixed}', "@thinking@"),
+        respond(
+            "an unknown effort",
+            f'"input":"x","reasoning":{{"effort":"huge"}},{fixed}',
+            "@thinking@",
+        ),
         respond("an earlier response", f'"input":"x","previous_response_id":"resp_1",{fixed}'),
     ]
 
@@ -195,17 +222,28 @@ def _responses() -> list[Case]:
 def _messages() -> list[Case]:
     fixed = '"max_tokens":8,"temperature":0'
     long = '"max_tokens":48,"temperature":0'
-    tool = '"tools":[{"name":"weather","input_schema":{"type":"object","properties":{"town":{"type":"string"}}}}]'
+    tool = (
+        '"tools":[{"name":"weather","input_schema":{"type":"object",'
+        '"properties":{"town":{"type":"string"}}}}]'
+    )
 
     def message(name: str, rest: str, model: str = "@chat@") -> Case:
         return case(f"anthropic/{name}", _said(_MESSAGE, rest, model))
 
     return [
         message("whole", f"{_SAID},{fixed}"),
-        case("anthropic/a stream", _paced(_MESSAGE, f'{{"model":"@chat@",{_SAID},{long},"stream":true}}')),
+        case(
+            "anthropic/a stream",
+            _paced(_MESSAGE, f'{{"model":"@chat@",{_SAID},{long},"stream":true}}'),
+        ),
         message("a system text", f'"system":"Be brief.",{_SAID},{fixed}'),
-        message("system blocks", f'"system":[{{"type":"text","text":"Be brief."}}],{_SAID},{fixed}'),
-        message("content blocks", f'"messages":[{{"role":"user","content":[{{"type":"text","text":"x"}}]}}],{fixed}'),
+        message(
+            "system blocks", f'"system":[{{"type":"text","text":"Be brief."}}],{_SAID},{fixed}'
+        ),
+        message(
+            "content blocks",
+            f'"messages":[{{"role":"user","content":[{{"type":"text","text":"x"}}]}}],{fixed}',
+        ),
         message("tools", f"{_SAID},{fixed},{tool}", "@tools@"),
         case(
             "anthropic/a stream with tools",
@@ -223,12 +261,28 @@ def _messages() -> list[Case]:
             '"messages":[{"role":"assistant","content":[{"type":"tool_use","name":"weather",'
             f'"input":{{}}}}]}}],{fixed}',
         ),
-        message("a picture", '"messages":[{"role":"user","content":[{"type":"image","source":{"type":'
-                f'"base64","media_type":"image/png","data":"@png:32@"}}}}]}}],{fixed}', "@vision@"),
-        message("a picture by address", '"messages":[{"role":"user","content":[{"type":"image","source":'
-                f'{{"type":"url","url":"http://127.0.0.1:1/a.png"}}}}]}}],{fixed}', "@vision@"),
-        message("thought", f'{_SAID},{fixed},"thinking":{{"type":"enabled","budget_tokens":1024}}', "@thinking@"),
-        message("no thought", f'{_SAID},{fixed},"thinking":{{"type":"enabled","budget_tokens":1024}}', "@thoughtless@"),
+        message(
+            "a picture",
+            '"messages":[{"role":"user","content":[{"type":"image","source":{"type":'
+            f'"base64","media_type":"image/png","data":"@png:32@"}}}}]}}],{fixed}',
+            "@vision@",
+        ),
+        message(
+            "a picture by address",
+            '"messages":[{"role":"user","content":[{"type":"image","source":'
+            f'{{"type":"url","url":"http://127.0.0.1:1/a.png"}}}}]}}],{fixed}',
+            "@vision@",
+        ),
+        message(
+            "thought",
+            f'{_SAID},{fixed},"thinking":{{"type":"enabled","budget_tokens":1024}}',
+            "@thinking@",
+        ),
+        message(
+            "no thought",
+            f'{_SAID},{fixed},"thinking":{{"type":"enabled","budget_tokens":1024}}',
+            "@thoughtless@",
+        ),
         message("stop sequences", f'{_SAID},{fixed},"stop_sequences":["x"]'),
         message("no max_tokens", _SAID),
         message("max_tokens 0", f'{_SAID},"max_tokens":0'),

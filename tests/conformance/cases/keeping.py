@@ -39,7 +39,11 @@ def _blobs() -> list[Case]:
     return [
         case("blobs/new", exists("a"), upload("a"), exists("a")),
         case("blobs/known already", upload("b"), upload("b")),
-        case("blobs/in chunks", upload("c", body=None, pieces=("@own_first:c@", "@own_rest:c@")), exists("c")),
+        case(
+            "blobs/in chunks",
+            upload("c", body=None, pieces=("@own_first:c@", "@own_rest:c@")),
+            exists("c"),
+        ),
         case("blobs/new, asking first", upload("d", waits_for_100=True), exists("d")),
         case("blobs/known, asking first", upload("e"), upload("e", waits_for_100=True)),
         case(
@@ -79,11 +83,19 @@ def _copies() -> list[Case]:
             afterwards=(_DELETE_MINE,),
         ),
         copied("show", post("/api/show", '{"model":"@mine@"}', masks=_COPIED)),
-        copied("listed", get("/api/tags", masks=_COPIED)),
+        copied("listed", get("/api/tags", masks=(*_COPIED, "order"))),
         copied("listed, OpenAI's", get("/v1/models/@mine@", masks=(*OWN, "created"))),
-        copied("used", post("/api/generate", f'{{"model":"@mine@",{ask}}}', masks=("created", "durations", *OWN))),
-        copied("delete", send("DELETE", "/api/delete", '{"model":"@mine@"}'),
-               post("/api/show", '{"model":"@mine@"}', masks=OWN)),
+        copied(
+            "used",
+            post(
+                "/api/generate", f'{{"model":"@mine@",{ask}}}', masks=("created", "durations", *OWN)
+            ),
+        ),
+        copied(
+            "delete",
+            send("DELETE", "/api/delete", '{"model":"@mine@"}'),
+            post("/api/show", '{"model":"@mine@"}', masks=OWN),
+        ),
         copied("delete by the old field", send("DELETE", "/api/delete", '{"name":"@mine@"}')),
         copied("delete in capitals", send("DELETE", "/api/delete", '{"model":"@mine_upper@"}')),
         copied(
@@ -104,11 +116,21 @@ def _copies() -> list[Case]:
             send("POST", "/api/copy", '{"source":"@other@","destination":"@mine@"}'),
             post("/api/show", '{"model":"@mine@"}', masks=_COPIED),
         ),
-        case("copies/of nothing", send("POST", "/api/copy", '{"source":"none","destination":"@mine@"}', masks=OWN)),
+        case(
+            "copies/of nothing",
+            send("POST", "/api/copy", '{"source":"none","destination":"@mine@"}', masks=OWN),
+        ),
         case("copies/no source", send("POST", "/api/copy", '{"destination":"@mine@"}', masks=OWN)),
         case("copies/no destination", send("POST", "/api/copy", '{"source":"@chat@"}')),
-        case("copies/to an invalid name", send("POST", "/api/copy", '{"source":"@chat@","destination":"a b"}')),
-        case("copies/from a cloud name", send("POST", "/api/copy", '{"source":"x:cloud","destination":"@mine@"}', masks=OWN), afterwards=(_DELETE_MINE,)),
+        case(
+            "copies/to an invalid name",
+            send("POST", "/api/copy", '{"source":"@chat@","destination":"a b"}'),
+        ),
+        case(
+            "copies/from a cloud name",
+            send("POST", "/api/copy", '{"source":"x:cloud","destination":"@mine@"}', masks=OWN),
+            afterwards=(_DELETE_MINE,),
+        ),
         case("copies/no JSON", send("POST", "/api/copy", "x")),
         case("copies/empty body", send("POST", "/api/copy", "")),
         case("copies/delete without a body", send("DELETE", "/api/delete")),
@@ -125,8 +147,16 @@ def _creates() -> list[Case]:
 
     show = post("/api/show", '{"model":"@mine@"}', masks=_COPIED)
     return [
-        create("from another", '{"model":"@mine@","from":"@chat@","system":"Be brief.","stream":false}', show),
-        create("from another, streaming", '{"model":"@mine@","from":"@chat@","system":"Be brief."}', show),
+        create(
+            "from another",
+            '{"model":"@mine@","from":"@chat@","system":"Be brief.","stream":false}',
+            show,
+        ),
+        create(
+            "from another, streaming",
+            '{"model":"@mine@","from":"@chat@","system":"Be brief."}',
+            show,
+        ),
         create(
             "with parameters",
             '{"model":"@mine@","from":"@chat@","parameters":{"num_ctx":2048,"stop":["x"]},"stream":false}',
@@ -139,15 +169,32 @@ def _creates() -> list[Case]:
             show,
         ),
         create("by the old field", '{"name":"@mine@","from":"@chat@","stream":false}', show),
-        create("twice", '{"model":"@mine@","from":"@chat@","stream":false}',
-               post("/api/create", '{"model":"@mine@","from":"@chat@","stream":false}', *_JSON, masks=_COPIED)),
+        create(
+            "twice",
+            '{"model":"@mine@","from":"@chat@","stream":false}',
+            post(
+                "/api/create",
+                '{"model":"@mine@","from":"@chat@","stream":false}',
+                *_JSON,
+                masks=_COPIED,
+            ),
+        ),
         create("from nothing", '{"model":"@mine@"}'),
         create("from nothing, not streaming", '{"model":"@mine@","stream":false}'),
-        create("a broken template", '{"model":"@mine@","from":"@chat@","template":"{{ .X","stream":false}'),
-        create("a file nobody has", '{"model":"@mine@","files":{"a.gguf":"sha256:@sha:nothing@"},"stream":false}'),
+        create(
+            "a broken template",
+            '{"model":"@mine@","from":"@chat@","template":"{{ .X","stream":false}',
+        ),
+        create(
+            "a file nobody has",
+            '{"model":"@mine@","files":{"a.gguf":"sha256:@sha:nothing@"},"stream":false}',
+        ),
         create("a file with a bad digest", '{"model":"@mine@","files":{"a.gguf":"abc"}}'),
         create("a file outside", '{"model":"@mine@","files":{"../a":"sha256:@sha:nothing@"}}'),
-        create("an unknown quantization", '{"model":"@mine@","from":"@chat@","quantize":"q1","stream":false}'),
+        create(
+            "an unknown quantization",
+            '{"model":"@mine@","from":"@chat@","quantize":"q1","stream":false}',
+        ),
         create("an invalid name", '{"model":"a b","from":"@chat@"}'),
         create("no name", '{"from":"@chat@"}'),
         create("no JSON", "x"),
@@ -175,7 +222,9 @@ def _transfers() -> list[Case]:
         ),
         case(
             "transfers/push what is not there",
-            post("/api/push", '{"model":"127.0.0.1:1/nobody/none","stream":false}', *_JSON, masks=()),
+            post(
+                "/api/push", '{"model":"127.0.0.1:1/nobody/none","stream":false}', *_JSON, masks=()
+            ),
         ),
     ]
 

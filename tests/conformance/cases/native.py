@@ -45,7 +45,10 @@ def _cases() -> list[Case]:
 
 def _generating() -> list[Case]:
     return [
-        case("generate/a stream", _paced("/api/generate", f'{{"model":"@chat@","prompt":"x",{_LONG}}}')),
+        case(
+            "generate/a stream",
+            _paced("/api/generate", f'{{"model":"@chat@","prompt":"x",{_LONG}}}'),
+        ),
         case(
             "generate/a stream, said to be one",
             _paced("/api/generate", f'{{"model":"@chat@","prompt":"x","stream":true,{_LONG}}}'),
@@ -58,15 +61,19 @@ def _generating() -> list[Case]:
         ),
         _generate(
             "with a template",
-            f'{{"model":"@chat@","prompt":"x","template":"{{{{ .Prompt }}}}","stream":false,{_FIXED}}}',
+            '{"model":"@chat@","prompt":"x","template":"{{ .Prompt }}","stream":false,'
+            f"{_FIXED}}}",
         ),
         _generate(
             "with a context",
             f'{{"model":"@chat@","prompt":"x","context":[1,2,3],"stream":false,{_FIXED}}}',
         ),
-        _generate("JSON", f'{{"model":"@chat@","prompt":"x","format":"json","stream":false,{_FIXED}}}'),
         _generate(
-            "by a schema", f'{{"model":"@chat@","prompt":"x","format":{_SCHEMA},"stream":false,{_FIXED}}}'
+            "JSON", f'{{"model":"@chat@","prompt":"x","format":"json","stream":false,{_FIXED}}}'
+        ),
+        _generate(
+            "by a schema",
+            f'{{"model":"@chat@","prompt":"x","format":{_SCHEMA},"stream":false,{_FIXED}}}',
         ),
         _generate(
             "with logprobs",
@@ -116,24 +123,42 @@ def _chatting() -> list[Case]:
             f'{tools},"stream":false,{_FIXED}}}',
         ),
         _chat("JSON", f'{{"model":"@chat@",{_SAID},"format":"json","stream":false,{_FIXED}}}'),
-        _chat("by a schema", f'{{"model":"@chat@",{_SAID},"format":{_SCHEMA},"stream":false,{_FIXED}}}'),
+        _chat(
+            "by a schema",
+            f'{{"model":"@chat@",{_SAID},"format":{_SCHEMA},"stream":false,{_FIXED}}}',
+        ),
         case(
             "chat/a stream by a schema",
             _paced("/api/chat", f'{{"model":"@chat@",{_SAID},"format":{_SCHEMA},{_LONG}}}'),
         ),
         _chat("logprobs", f'{{"model":"@chat@",{_SAID},"logprobs":true,"stream":false,{_FIXED}}}'),
-        case("chat/a stream with thought", _paced(
-            "/api/chat", f'{{"model":"@thinking@",{_SAID},"think":true,{_LONG}}}')),
-        _chat("a level of thought", f'{{"model":"@thinking@",{_SAID},"think":"low","stream":false,{_FIXED}}}'),
-        _chat("no thought", f'{{"model":"@thinking@",{_SAID},"think":false,"stream":false,{_FIXED}}}'),
+        case(
+            "chat/a stream with thought",
+            _paced("/api/chat", f'{{"model":"@thinking@",{_SAID},"think":true,{_LONG}}}'),
+        ),
+        _chat(
+            "a level of thought",
+            f'{{"model":"@thinking@",{_SAID},"think":"low","stream":false,{_FIXED}}}',
+        ),
+        _chat(
+            "no thought", f'{{"model":"@thinking@",{_SAID},"think":false,"stream":false,{_FIXED}}}'
+        ),
         _chat(
             "a picture",
             '{"model":"@vision@","messages":[{"role":"user","content":"What is it?",'
             f'"images":["@png:32@"]}}],"stream":false,{_FIXED}}}',
         ),
-        _chat("system alone", f'{{"model":"@chat@","messages":[{{"role":"system","content":"x"}}],"stream":false,{_FIXED}}}'),
-        _chat("an unknown role", f'{{"model":"@chat@","messages":[{{"role":"boss","content":"x"}}],"stream":false,{_FIXED}}}'),
-        _chat("an empty message", f'{{"model":"@chat@","messages":[{{}}],"stream":false,{_FIXED}}}'),
+        _chat(
+            "system alone",
+            f'{{"model":"@chat@","messages":[{{"role":"system","content":"x"}}],"stream":false,{_FIXED}}}',
+        ),
+        _chat(
+            "an unknown role",
+            f'{{"model":"@chat@","messages":[{{"role":"boss","content":"x"}}],"stream":false,{_FIXED}}}',
+        ),
+        _chat(
+            "an empty message", f'{{"model":"@chat@","messages":[{{}}],"stream":false,{_FIXED}}}'
+        ),
         _chat("a null message", f'{{"model":"@chat@","messages":[null],"stream":false,{_FIXED}}}'),
     ]
 
@@ -143,7 +168,10 @@ def _loading() -> list[Case]:
         "generate without a prompt": ("/api/generate", '{"model":"@chat@"}'),
         "generate with an empty prompt": ("/api/generate", '{"model":"@chat@","prompt":""}'),
         "generate, streaming": ("/api/generate", '{"model":"@chat@","stream":true}'),
-        "generate with a context": ("/api/generate", '{"model":"@chat@","options":{"num_ctx":2048}}'),
+        "generate with a context": (
+            "/api/generate",
+            '{"model":"@chat@","options":{"num_ctx":2048}}',
+        ),
         "chat without messages": ("/api/chat", '{"model":"@chat@"}'),
         "chat with no messages in it": ("/api/chat", '{"model":"@chat@","messages":[]}'),
         "embed without input": ("/api/embed", '{"model":"@embed@"}'),
@@ -163,7 +191,8 @@ def _loading() -> list[Case]:
     ]
     unload = '"keep_alive":0'
     gone = Ask(target="/api/ps", until=r'"models":\[\]')
-    return loads + [
+    return [
+        *loads,
         case(
             "unload/generate",
             post("/api/generate", '{"model":"@chat@"}'),
@@ -247,7 +276,9 @@ def _embedding() -> list[Case]:
         return case(f"embed/{name}", post("/api/embed", f'{{"model":"{model}",{rest}}}'))
 
     def old(name: str, rest: str, model: str = "@embed@") -> Case:
-        return case(f"embed/old route, {name}", post("/api/embeddings", f'{{"model":"{model}",{rest}}}'))
+        return case(
+            f"embed/old route, {name}", post("/api/embeddings", f'{{"model":"{model}",{rest}}}')
+        )
 
     return [
         embed("one text", '"input":"a text"'),
@@ -319,24 +350,61 @@ def _refusing() -> list[Case]:
             ("an empty format", "@chat@", f'"format":"","stream":false,{_FIXED}'),
         )
     ]
-    return broken + missing + capabilities + [
-        _generate("refused: raw with a template", '{"model":"@chat@","prompt":"x","raw":true,"template":"y"}'),
-        _generate("refused: raw with a system text", '{"model":"@chat@","prompt":"x","raw":true,"system":"y"}'),
-        _generate("refused: raw with a context", '{"model":"@chat@","prompt":"x","raw":true,"context":[1]}'),
-        _generate("refused: a broken template", '{"model":"@chat@","prompt":"x","template":"{{ .X","stream":false}'),
-        _generate("refused: a picture not in base64", '{"model":"@chat@","prompt":"x","images":["?"]}'),
-        _generate("refused: a picture that is none", f'{{"model":"@vision@","prompt":"x","images":["aGVsbG8="],"stream":false,{_FIXED}}}'),
-        _generate("a picture for who cannot see", f'{{"model":"@sightless@","prompt":"x","images":["@png:8@"],"stream":false,{_FIXED}}}'),
-        _chat(
-            "a picture for who cannot see",
-            '{"model":"@sightless@","messages":[{"role":"user","content":"x","images":["@png:8@"]}],'
-            f'"stream":false,{_FIXED}}}',
-        ),
-        _generate("too long, cut", f'{{"model":"@chat@","prompt":"@words:3000@","stream":false,"options":{{"num_ctx":512,"seed":1,"temperature":0,"num_predict":2}}}}'),
-        _generate("too long, not cut", f'{{"model":"@chat@","prompt":"@words:3000@","truncate":false,"stream":false,"options":{{"num_ctx":512,"num_predict":2}}}}'),
-        _generate("too long, not cut, streaming", f'{{"model":"@chat@","prompt":"@words:3000@","truncate":false,"options":{{"num_ctx":512,"num_predict":2}}}}'),
-        _chat("too long, not cut", '{"model":"@chat@","messages":[{"role":"user","content":"@words:3000@"}],"truncate":false,"stream":false,"options":{"num_ctx":512,"num_predict":2}}'),
-    ]
+    return (
+        broken
+        + missing
+        + capabilities
+        + [
+            _generate(
+                "refused: raw with a template",
+                '{"model":"@chat@","prompt":"x","raw":true,"template":"y"}',
+            ),
+            _generate(
+                "refused: raw with a system text",
+                '{"model":"@chat@","prompt":"x","raw":true,"system":"y"}',
+            ),
+            _generate(
+                "refused: raw with a context",
+                '{"model":"@chat@","prompt":"x","raw":true,"context":[1]}',
+            ),
+            _generate(
+                "refused: a broken template",
+                '{"model":"@chat@","prompt":"x","template":"{{ .X","stream":false}',
+            ),
+            _generate(
+                "refused: a picture not in base64", '{"model":"@chat@","prompt":"x","images":["?"]}'
+            ),
+            _generate(
+                "refused: a picture that is none",
+                f'{{"model":"@vision@","prompt":"x","images":["aGVsbG8="],"stream":false,{_FIXED}}}',
+            ),
+            _generate(
+                "a picture for who cannot see",
+                f'{{"model":"@sightless@","prompt":"x","images":["@png:8@"],"stream":false,{_FIXED}}}',
+            ),
+            _chat(
+                "a picture for who cannot see",
+                '{"model":"@sightless@","messages":[{"role":"user","content":"x","images":["@png:8@"]}],'
+                f'"stream":false,{_FIXED}}}',
+            ),
+            _generate(
+                "too long, cut",
+                '{"model":"@chat@","prompt":"@words:3000@","stream":false,"options":{"num_ctx":512,"seed":1,"temperature":0,"num_predict":2}}',
+            ),
+            _generate(
+                "too long, not cut",
+                '{"model":"@chat@","prompt":"@words:3000@","truncate":false,"stream":false,"options":{"num_ctx":512,"seed":1,"temperature":0,"num_predict":2}}',
+            ),
+            _generate(
+                "too long, not cut, streaming",
+                '{"model":"@chat@","prompt":"@words:3000@","truncate":false,"options":{"num_ctx":512,"seed":1,"temperature":0,"num_predict":2}}',
+            ),
+            _chat(
+                "too long, not cut",
+                '{"model":"@chat@","messages":[{"role":"user","content":"@words:3000@"}],"truncate":false,"stream":false,"options":{"num_ctx":512,"seed":1,"temperature":0,"num_predict":2}}',
+            ),
+        ]
+    )
 
 
 def _wrong_types() -> list[Case]:
@@ -375,19 +443,23 @@ def _wrong_types() -> list[Case]:
     }
     return [
         *(
-            _generate(f"wrong type of {name}", f'{{"model":"@chat@","prompt":"x","{name}":{value}}}')
+            _generate(
+                f"wrong type of {name}", f'{{"model":"@chat@","prompt":"x","{name}":{value}}}'
+            )
             for name, value in fields.items()
         ),
         *(
             _generate(
                 f"wrong type of option {name}",
-                f'{{"model":"@chat@","prompt":"x","stream":false,"options":{{"{name}":{value},'
-                '"num_predict":2}}'.replace("}}", "}}"),
+                '{"model":"@chat@","prompt":"x","stream":false,"options":{"num_predict":2,'
+                f'"seed":1,"temperature":0,"{name}":{value}}}}}',
             )
             for name, value in options.items()
         ),
         *(
-            _chat(f"wrong type of {name}", f'{{"model":"@chat@","{name.partition(",")[0]}":{value}}}')
+            _chat(
+                f"wrong type of {name}", f'{{"model":"@chat@","{name.partition(",")[0]}":{value}}}'
+            )
             for name, value in chats.items()
         ),
         case(
@@ -413,8 +485,13 @@ def _clouds() -> list[Case]:
         for name in names
         for path in ("/api/generate", "/api/chat", "/v1/chat/completions")
     ] + [
-        case("cloud/unload a stub", post("/api/generate", '{"model":"@stub@","keep_alive":0}', masks=masks)),
-        case("cloud/a stub streams", post("/api/chat", f'{{"model":"@stub@",{_SAID}}}', masks=masks)),
+        case(
+            "cloud/unload a stub",
+            post("/api/generate", '{"model":"@stub@","keep_alive":0}', masks=masks),
+        ),
+        case(
+            "cloud/a stub streams", post("/api/chat", f'{{"model":"@stub@",{_SAID}}}', masks=masks)
+        ),
         case("cloud/show", post("/api/show", '{"model":"qwen3:cloud"}', masks=masks)),
     ]
 

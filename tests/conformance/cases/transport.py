@@ -5,6 +5,11 @@ from tests.conformance.case import GENERATED, Ask, Case, Together, case, get, he
 _FIXED = '"options":{"seed":1,"temperature":0,"num_predict":6}'
 _GENERATE = f'{{"model":"@chat@","prompt":"x","stream":false,{_FIXED}}}'
 _ENDLESS = '{"model":"@chat@","prompt":"x","options":{"seed":1,"temperature":0,"num_predict":400}}'
+_GET = "GET / HTTP/1.1\r\nHost: @host@\r\n"
+_POST = "POST /api/show HTTP/1.1\r\nHost: @host@\r\n"
+_CHUNKS = f"{_POST}Transfer-Encoding: chunked\r\n"
+_CHUNKED_BODY = "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+_CUT_SHORT = f"{_POST}Content-Length: 100\r\n\r\n{{"
 _JSON = (("Content-Type", "application/json"),)
 
 
@@ -41,15 +46,28 @@ def _connections() -> list[Case]:
         case("connections/pipelined", Together((version, tags, version), pipelined=True)),
         case(
             "connections/pipelined posts",
-            Together((post("/api/show", "{}"), post("/api/generate", _GENERATE), version), pipelined=True),
+            Together(
+                (post("/api/show", "{}"), post("/api/generate", _GENERATE), version), pipelined=True
+            ),
         ),
         case("connections/closed on request", get("/api/version", ("Connection", "close"))),
         case(
             "connections/kept on request",
             Together((get("/api/version", ("Connection", "keep-alive")), version)),
         ),
-        case("connections/an upgrade nobody offers", get("/api/version", ("Connection", "Upgrade"), ("Upgrade", "websocket"))),
-        case("connections/an upgrade to HTTP 2", get("/api/version", ("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQCAAAAAAIAAAAA"))),
+        case(
+            "connections/an upgrade nobody offers",
+            get("/api/version", ("Connection", "Upgrade"), ("Upgrade", "websocket")),
+        ),
+        case(
+            "connections/an upgrade to HTTP 2",
+            get(
+                "/api/version",
+                ("Connection", "Upgrade, HTTP2-Settings"),
+                ("Upgrade", "h2c"),
+                ("HTTP2-Settings", "AAMAAABkAAQCAAAAAAIAAAAA"),
+            ),
+        ),
         case("connections/half closed", Ask(target="/api/version", half_closes=True)),
         case(
             "connections/half closed after a body",
@@ -63,7 +81,10 @@ def _versions() -> list[Case]:
     return [
         case("versions/1.0", Ask(target="/api/version", version=old)),
         case("versions/1.0 without Host", Ask(target="/api/version", version=old, host=None)),
-        case("versions/1.0, kept", Ask(target="/api/version", version=old, headers=(("Connection", "keep-alive"),))),
+        case(
+            "versions/1.0, kept",
+            Ask(target="/api/version", version=old, headers=(("Connection", "keep-alive"),)),
+        ),
         case("versions/1.0, a long body", Ask(target="/api/tags", version=old)),
         case("versions/1.0, HEAD", Ask(method="HEAD", target="/api/tags", version=old)),
         case(
@@ -110,13 +131,27 @@ def _origins() -> list[Case]:
         case(f"origins/{who}", get("/api/version", ("Origin", origin), masks=("port",)))
         for who, origin in origins.items()
     ] + [
-        case("origins/a POST", post("/api/generate", _GENERATE, *_JSON, ("Origin", "http://localhost:3000"))),
+        case(
+            "origins/a POST",
+            post("/api/generate", _GENERATE, *_JSON, ("Origin", "http://localhost:3000")),
+        ),
         case(
             "origins/a stream",
-            post("/api/generate", f'{{"model":"@chat@","prompt":"x",{_FIXED}}}', *_JSON, ("Origin", "http://localhost:3000")),
+            post(
+                "/api/generate",
+                f'{{"model":"@chat@","prompt":"x",{_FIXED}}}',
+                *_JSON,
+                ("Origin", "http://localhost:3000"),
+            ),
         ),
-        case("origins/a foreign POST", post("/api/generate", _GENERATE, *_JSON, ("Origin", "https://web.example"))),
-        case("origins/a foreign POST, OpenAI's", post("/v1/chat/completions", _GENERATE, *_JSON, ("Origin", "https://web.example"))),
+        case(
+            "origins/a foreign POST",
+            post("/api/generate", _GENERATE, *_JSON, ("Origin", "https://web.example")),
+        ),
+        case(
+            "origins/a foreign POST, OpenAI's",
+            post("/v1/chat/completions", _GENERATE, *_JSON, ("Origin", "https://web.example")),
+        ),
         case("origins/a refusal", post("/api/chat", "x", *_JSON, ("Origin", "app://x"))),
         case("origins/not found", get("/none", ("Origin", "app://x"))),
         case("origins/wrong method", get("/api/generate", ("Origin", "app://x"))),
@@ -128,24 +163,46 @@ def _origins() -> list[Case]:
 
 
 def _preflights() -> list[Case]:
-    def preflight(name: str, origin: str, target: str = "/api/chat", *more: tuple[str, str]) -> Case:
+    def preflight(
+        name: str, origin: str, target: str = "/api/chat", *more: tuple[str, str]
+    ) -> Case:
         asked = ("Access-Control-Request-Method", "POST")
-        return case(f"preflights/{name}", send("OPTIONS", target, None, ("Origin", origin), asked, *more))
+        return case(
+            f"preflights/{name}", send("OPTIONS", target, None, ("Origin", origin), asked, *more)
+        )
 
     return [
         preflight("allowed", "http://localhost:3000"),
         preflight("allowed, an app", "app://x"),
-        preflight("allowed, with headers", "app://x", "/api/chat", ("Access-Control-Request-Headers", "content-type,x-api-key")),
+        preflight(
+            "allowed, with headers",
+            "app://x",
+            "/api/chat",
+            ("Access-Control-Request-Headers", "content-type,x-api-key"),
+        ),
         preflight("allowed, OpenAI's", "http://127.0.0.1:3000", "/v1/chat/completions"),
         preflight("allowed, unknown path", "http://localhost", "/none"),
         preflight("allowed, DELETE", "http://localhost", "/api/delete"),
-        preflight("allowed, a private network", "http://localhost", "/api/chat", ("Access-Control-Request-Private-Network", "true")),
+        preflight(
+            "allowed, a private network",
+            "http://localhost",
+            "/api/chat",
+            ("Access-Control-Request-Private-Network", "true"),
+        ),
         preflight("foreign", "https://web.example"),
         preflight("foreign, unknown path", "https://web.example", "/none"),
         preflight("the address itself", "http://@host@"),
-        case("preflights/without a method", send("OPTIONS", "/api/chat", None, ("Origin", "app://x"))),
-        case("preflights/of a name", Ask(method="OPTIONS", target="/api/chat", host="localhost:@port@")),
-        case("preflights/of a name, foreign", Ask(method="OPTIONS", target="/api/chat", host="web.example")),
+        case(
+            "preflights/without a method", send("OPTIONS", "/api/chat", None, ("Origin", "app://x"))
+        ),
+        case(
+            "preflights/of a name",
+            Ask(method="OPTIONS", target="/api/chat", host="localhost:@port@"),
+        ),
+        case(
+            "preflights/of a name, foreign",
+            Ask(method="OPTIONS", target="/api/chat", host="web.example"),
+        ),
     ]
 
 
@@ -191,9 +248,20 @@ def _hosts() -> list[Case]:
         ),
         case(
             "hosts/foreign with its own origin",
-            Ask(target="/api/version", host="gate.example", headers=(("Origin", "http://gate.example"),)),
+            Ask(
+                target="/api/version",
+                host="gate.example",
+                headers=(("Origin", "http://gate.example"),),
+            ),
         ),
-        case("hosts/forwarded for another", get("/api/version", ("X-Forwarded-Host", "gate.example"), ("Forwarded", "host=gate.example"))),
+        case(
+            "hosts/forwarded for another",
+            get(
+                "/api/version",
+                ("X-Forwarded-Host", "gate.example"),
+                ("Forwarded", "host=gate.example"),
+            ),
+        ),
     ]
 
 
@@ -201,11 +269,26 @@ def _sizes() -> list[Case]:
     return [
         case(
             "sizes/a picture of 1.5 MB",
-            post("/api/generate", f'{{"model":"@vision@","prompt":"x","images":["@png:600@"],"stream":false,{_FIXED}}}'),
+            post(
+                "/api/generate",
+                f'{{"model":"@vision@","prompt":"x","images":["@png:600@"],"stream":false,{_FIXED}}}',
+            ),
         ),
-        case("sizes/5 MB before an unknown model", post("/api/generate", '{"images":["@fill:5000000@"],"model":"none"}')),
-        case("sizes/5 MB after an unknown model", post("/api/chat", '{"model":"none","pad":"@fill:5000000@"}')),
-        case("sizes/5 MB, OpenAI's", post("/v1/chat/completions", '{"pad":"@fill:5000000@","model":"none","messages":[{"role":"user","content":"x"}]}')),
+        case(
+            "sizes/5 MB before an unknown model",
+            post("/api/generate", '{"images":["@fill:5000000@"],"model":"none"}'),
+        ),
+        case(
+            "sizes/5 MB after an unknown model",
+            post("/api/chat", '{"model":"none","pad":"@fill:5000000@"}'),
+        ),
+        case(
+            "sizes/5 MB, OpenAI's",
+            post(
+                "/v1/chat/completions",
+                '{"pad":"@fill:5000000@","model":"none","messages":[{"role":"user","content":"x"}]}',
+            ),
+        ),
         case("sizes/2 MB to show", post("/api/show", '{"pad":"@fill:2000000@","model":"none"}')),
         case("sizes/2 MB to nobody", send("POST", "/none", "@fill:2000000@")),
         case("sizes/a header of 100 KB", get("/api/version", ("X-Large", "@fill:100000@"))),
@@ -214,17 +297,29 @@ def _sizes() -> list[Case]:
         case("sizes/300 headers", get("/api/version", *((f"X-Many-{i}", "x") for i in range(300)))),
         case("sizes/a target of 20 KB", get("/api/version?x=@fill:20000@")),
         case("sizes/an unknown target of 20 KB", get("/@fill:20000@")),
-        case("sizes/deep nesting", post("/api/generate", '{"model":"none","x":' + "[" * 9000 + "]" * 9000 + "}")),
-        case("sizes/too deep nesting", post("/api/generate", '{"model":"none","x":' + "[" * 11000 + "]" * 11000 + "}")),
+        case(
+            "sizes/deep nesting",
+            post("/api/generate", '{"model":"none","x":' + "[" * 9000 + "]" * 9000 + "}"),
+        ),
+        case(
+            "sizes/too deep nesting",
+            post("/api/generate", '{"model":"none","x":' + "[" * 11000 + "]" * 11000 + "}"),
+        ),
     ]
 
 
 def _leaving() -> list[Case]:
     still = post("/api/generate", _GENERATE)
-    chat = '{"model":"@chat@","messages":[{"role":"user","content":"x"}],"stream":true,"max_tokens":400,"seed":1,"temperature":0}'
+    chat = (
+        '{"model":"@chat@","messages":[{"role":"user","content":"x"}],"stream":true,'
+        '"max_tokens":400,"seed":1,"temperature":0}'
+    )
     long = {
         "generate": ("/api/generate", _ENDLESS),
-        "chat": ("/api/chat", '{"model":"@chat@","messages":[{"role":"user","content":"x"}],"options":{"seed":1,"temperature":0,"num_predict":400}}'),
+        "chat": (
+            "/api/chat",
+            '{"model":"@chat@","messages":[{"role":"user","content":"x"}],"options":{"seed":1,"temperature":0,"num_predict":400}}',
+        ),
         "OpenAI's chat": ("/v1/chat/completions", chat),
         "Anthropic's": ("/v1/messages", chat),
     }
@@ -236,10 +331,13 @@ def _leaving() -> list[Case]:
         )
         for how, (target, body) in long.items()
     ]
-    return streams + [
+    return [
+        *streams,
         case(
             "leaving/at once, streaming",
-            Ask(method="POST", target="/api/generate", body=_ENDLESS, headers=_JSON, leaves_after=-1),
+            Ask(
+                method="POST", target="/api/generate", body=_ENDLESS, headers=_JSON, leaves_after=-1
+            ),
             still,
         ),
         case(
@@ -255,28 +353,50 @@ def _leaving() -> list[Case]:
         ),
         case(
             "leaving/while it loads",
-            Ask(method="POST", target="/api/generate", body=_ENDLESS, headers=_JSON, leaves_after=-1),
+            Ask(
+                method="POST", target="/api/generate", body=_ENDLESS, headers=_JSON, leaves_after=-1
+            ),
             still,
             empty=True,
         ),
         case(
             "leaving/half closed in a request for a model",
-            Ask(method="POST", target="/api/generate", body=_GENERATE, headers=_JSON, half_closes=True, masks=GENERATED),
+            Ask(
+                method="POST",
+                target="/api/generate",
+                body=_GENERATE,
+                headers=_JSON,
+                half_closes=True,
+                masks=GENERATED,
+            ),
             still,
         ),
         case(
             "leaving/half closed in a stream",
-            Ask(method="POST", target="/api/generate", body=_ENDLESS, headers=_JSON, half_closes=True, leaves_after=1),
+            Ask(
+                method="POST",
+                target="/api/generate",
+                body=_ENDLESS,
+                headers=_JSON,
+                half_closes=True,
+                leaves_after=1,
+            ),
             still,
         ),
         case(
             "leaving/in the middle of a body",
-            Ask(verbatim="POST /api/generate HTTP/1.1\r\nHost: @host@\r\nContent-Length: 100\r\n\r\n{", leaves_after=-1),
+            Ask(
+                verbatim=_CUT_SHORT,
+                leaves_after=-1,
+            ),
             still,
         ),
         case(
             "leaving/half closed in the middle of a body",
-            Ask(verbatim="POST /api/generate HTTP/1.1\r\nHost: @host@\r\nContent-Length: 100\r\n\r\n{", half_closes=True),
+            Ask(
+                verbatim=_CUT_SHORT,
+                half_closes=True,
+            ),
             still,
         ),
     ]
@@ -292,24 +412,24 @@ def _malformed() -> list[Case]:
         "not HTTP": "hello\r\n\r\n",
         "a space in the target": f"GET /a b HTTP/1.1{end}",
         "no Host": "GET / HTTP/1.1\r\n\r\n",
-        "two Hosts": "GET / HTTP/1.1\r\nHost: @host@\r\nHost: @host@\r\n\r\n",
+        "two Hosts": f"{_GET}Host: @host@\r\n\r\n",
         "a bad Host": "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
-        "a header without a colon": "GET / HTTP/1.1\r\nHost: @host@\r\nnonsense\r\n\r\n",
-        "a header with a space before the colon": "GET / HTTP/1.1\r\nHost: @host@\r\nA : b\r\n\r\n",
-        "a header with a control character": "GET / HTTP/1.1\r\nHost: @host@\r\nA: \x01\r\n\r\n",
-        "a folded header": "GET / HTTP/1.1\r\nHost: @host@\r\nA: b\r\n c\r\n\r\n",
+        "a header without a colon": f"{_GET}nonsense\r\n\r\n",
+        "a header with a space before the colon": f"{_GET}A : b\r\n\r\n",
+        "a header with a control character": f"{_GET}A: \x01\r\n\r\n",
+        "a folded header": f"{_GET}A: b\r\n c\r\n\r\n",
         "bare line feeds": "GET /api/version HTTP/1.1\nHost: @host@\n\n",
         "an empty line first": "\r\nGET /api/version HTTP/1.1\r\nHost: @host@\r\n\r\n",
-        "a bad length": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nContent-Length: x\r\n\r\n",
-        "a negative length": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nContent-Length: -1\r\n\r\n",
-        "a length twice": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
-        "two lengths": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
-        "a length and chunks": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-        "an unknown transfer encoding": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nTransfer-Encoding: gzip\r\n\r\n",
-        "a bad chunk": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
-        "a chunk's extension": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n",
-        "trailers": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nTransfer-Encoding: chunked\r\nTrailer: A\r\n\r\n2\r\n{}\r\n0\r\nA: b\r\n\r\n",
-        "an unknown expectation": "POST /api/show HTTP/1.1\r\nHost: @host@\r\nContent-Length: 2\r\nExpect: tea\r\n\r\n{}",
+        "a bad length": f"{_POST}Content-Length: x\r\n\r\n",
+        "a negative length": f"{_POST}Content-Length: -1\r\n\r\n",
+        "a length twice": f"{_POST}Content-Length: 2\r\nContent-Length: 2\r\n\r\n{{}}",
+        "two lengths": f"{_POST}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}} ",
+        "a length and chunks": f"{_POST}Content-Length: 7\r\n" + _CHUNKED_BODY,
+        "an unknown transfer encoding": f"{_POST}Transfer-Encoding: gzip\r\n\r\n",
+        "a bad chunk": f"{_CHUNKS}\r\nzz\r\n{{}}\r\n0\r\n\r\n",
+        "a chunk's extension": f"{_CHUNKS}\r\n2;a=b\r\n{{}}\r\n0\r\n\r\n",
+        "trailers": f"{_CHUNKS}Trailer: A\r\n\r\n2\r\n{{}}\r\n0\r\nA: b\r\n\r\n",
+        "an unknown expectation": f"{_POST}Content-Length: 2\r\nExpect: tea\r\n\r\n{{}}",
         "CONNECT": "CONNECT @host@ HTTP/1.1\r\nHost: @host@\r\n\r\n",
     }
     return [case(f"malformed/{how}", Ask(verbatim=text)) for how, text in texts.items()]
@@ -319,21 +439,50 @@ def _headers() -> list[Case]:
     """Headers of a request that must change nothing on their way, or in what comes back."""
     ask = '{"model":"none"}'
     return [
-        case("headers/what a browser accepts", get("/api/tags", ("Accept-Encoding", "gzip, deflate, br, zstd"))),
+        case(
+            "headers/what a browser accepts",
+            get("/api/tags", ("Accept-Encoding", "gzip, deflate, br, zstd")),
+        ),
         case("headers/a language", get("/", ("Accept-Language", "de"))),
         case("headers/JSON alone", get("/", ("Accept", "application/json"))),
         case("headers/a range", get("/api/version", ("Range", "bytes=0-3"))),
         case("headers/a condition", get("/api/version", ("If-None-Match", "*"))),
-        case("headers/a date", get("/api/version", ("If-Modified-Since", "Mon, 01 Jan 2040 00:00:00 GMT"))),
-        case("headers/another method", post("/api/show", ask, *_JSON, ("X-HTTP-Method-Override", "GET"))),
+        case(
+            "headers/a date",
+            get("/api/version", ("If-Modified-Since", "Mon, 01 Jan 2040 00:00:00 GMT")),
+        ),
+        case(
+            "headers/another method",
+            post("/api/show", ask, *_JSON, ("X-HTTP-Method-Override", "GET")),
+        ),
         case("headers/an authorization", get("/api/tags", ("Authorization", "Bearer x"))),
         case("headers/a cookie", get("/api/version", ("Cookie", "a=b"))),
         case("headers/letters beyond ASCII", get("/api/version", ("X-Name", "\u00fcber"))),
-        case("headers/an expectation where nobody waits", Ask(method="POST", target="/api/show", body=ask, waits_for_100=True)),
-        case("headers/an expectation of a generation", Ask(method="POST", target="/api/generate", body=ask, waits_for_100=True)),
-        case("headers/an expectation of a chat", Ask(method="POST", target="/v1/chat/completions", body='{"model":"none","messages":[{"role":"user","content":"x"}]}', waits_for_100=True)),
-        case("headers/an expectation on an unknown path", Ask(method="POST", target="/none", body=ask, waits_for_100=True)),
-        case("headers/an expectation and a wrong method", Ask(method="PUT", target="/api/tags", body=ask, waits_for_100=True)),
+        case(
+            "headers/an expectation where nobody waits",
+            Ask(method="POST", target="/api/show", body=ask, waits_for_100=True),
+        ),
+        case(
+            "headers/an expectation of a generation",
+            Ask(method="POST", target="/api/generate", body=ask, waits_for_100=True),
+        ),
+        case(
+            "headers/an expectation of a chat",
+            Ask(
+                method="POST",
+                target="/v1/chat/completions",
+                body='{"model":"none","messages":[{"role":"user","content":"x"}]}',
+                waits_for_100=True,
+            ),
+        ),
+        case(
+            "headers/an expectation on an unknown path",
+            Ask(method="POST", target="/none", body=ask, waits_for_100=True),
+        ),
+        case(
+            "headers/an expectation and a wrong method",
+            Ask(method="PUT", target="/api/tags", body=ask, waits_for_100=True),
+        ),
         case("headers/GET with a body", send("GET", "/api/tags", "{}")),
         case("headers/HEAD with a body", send("HEAD", "/api/tags", "{}")),
     ]
