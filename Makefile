@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check bench conformance format clean
 
 # The package alone: what a user installs.
 $(VENV)/.installed: setup.cfg setup.py
@@ -26,6 +26,10 @@ test: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/overhead.py
+
+# A proxy against the Ollama behind it: make conformance STRAIGHT=http://… PROXIED=http://… [ARGS=…]
+conformance: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.conformance $(STRAIGHT) $(PROXIED) $(ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -13,6 +13,9 @@ Captures = tuple[tuple[str, str], ...]
 GENERATED = ("created", "durations", "ids")
 """Masks of whatever a model has answered."""
 
+UNSEEDED = (*GENERATED, "said")
+"""Masks of what a model has answered where a dialect knows no seed."""
+
 OWN = ("own-name",)
 """Mask of answers that speak of the name that each side made for itself."""
 

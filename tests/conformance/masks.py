@@ -35,6 +35,11 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     ),
     "durations": (_rule(r'("(?:total|load|prompt_eval|eval)_duration": ?)\d+', "<ns>"),),
     "ids": (_rule(rf'(")(?:{_IDS})(?=")', "<id>", numbered=True),),
+    "said": (_rule(r'("(?:text|delta|thinking|partial_json)": ?")(?:[^"\\]|\\.)+', "<said>"),),
+    "parameters": (
+        _rule(r'()(?:PARAMETER (?:[^"\\]|\\[^n])*\\n)+', "<parameters>"),
+        _rule(r'("parameters":")(?:[^"\\]|\\.)*', "<parameters>"),
+    ),
     "digest": (_rule(r"(sha256[:-])[0-9a-f]{64}", "<digest>"),),
     "modified": (_rule(rf'("modified_at": ?"){_TIME}', "<time>"),),
     "expires": (_rule(rf'("expires_at": ?"){_TIME}', "<compared apart>"),),

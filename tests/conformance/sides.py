@@ -143,8 +143,11 @@ class Side:
         ]
 
     async def _converse(self, wires: list[Wire], *, pipelined: bool) -> list[Reply]:
-        async with asyncio.timeout(self._timeout_s):
-            return await converse(self._host, self._port, wires, pipelined=pipelined)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await converse(self._host, self._port, wires, pipelined=pipelined)
+        except TimeoutError:
+            return [Reply(broken="no answer in time")]
 
     async def _until(self, until: str, wires: list[Wire], replies: list[Reply]) -> list[Reply]:
         """Ask again until the answer is as it should be."""

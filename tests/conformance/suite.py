@@ -63,18 +63,22 @@ class Known:
     """A difference that has been looked into.
 
     Attributes:
-        case: a pattern for the names of cases, `*` for any text.
-        kind: a pattern for the kind of the difference.
         cause: one sentence; where there is none to give, the difference is not known.
+        cases: patterns for the names of cases, `*` for any text; it must be there in each.
+        kinds: patterns for the kinds of what differs; at least one must be there.
     """
 
-    case: str
-    kind: str
     cause: str
+    cases: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+    def lists(self, case: Case) -> bool:
+        """Whether it is said to be there in this case."""
+        return any(_matches(case.name, pattern) for pattern in self.cases)
 
     def covers(self, case: Case, difference: Difference) -> bool:
         """Whether it is this difference."""
-        return _matches(case.name, self.case) and _matches(difference.kind, self.kind)
+        return self.lists(case) and any(_matches(difference.kind, kind) for kind in self.kinds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +115,13 @@ def load_known(path: Path) -> list[Known]:
     """Read a list of known differences.
 
     Raises:
-        TypeError: an entry lacks a part or has one too many.
+        KeyError: an entry lacks a part.
     """
     entries = yaml.safe_load(path.read_text("utf-8")) or []
-    return [Known(**entry) for entry in entries]
+    return [
+        Known(cause=entry["cause"], cases=tuple(entry["cases"]), kinds=tuple(entry["kinds"]))
+        for entry in entries
+    ]
 
 
 def select(cases: Iterable[Case], pattern: str) -> list[Case]:
@@ -196,7 +203,7 @@ async def _run_one(
     for _ in range(TRIES):
         try:
             straight, proxied = [await side.play(case) for side in sides]
-        except (StageError, TimeoutError, OSError) as error:
+        except (StageError, OSError) as error:
             return Outcome(case=case, verdict=Verdict.FAILED, reason=repr(error))
         compared = _compare_all(straight, proxied, plan.leave)
         if not compared.differences:
@@ -221,7 +228,7 @@ def _compare_all(
 
 def _judge(case: Case, compared: Compared, known: Sequence[Known]) -> Outcome:
     """A known difference must be there, and every difference known, or the run has failed."""
-    listed = [entry for entry in known if _matches(case.name, entry.case)]
+    listed = [entry for entry in known if entry.lists(case)]
     new = [d for d in compared.differences if not any(k.covers(case, d) for k in listed)]
     stale = [k for k in listed if not any(k.covers(case, d) for d in compared.differences)]
     verdict, reason = Verdict.SAME, ""
@@ -229,7 +236,7 @@ def _judge(case: Case, compared: Compared, known: Sequence[Known]) -> Outcome:
         verdict = Verdict.DIFFERS
     elif stale:
         verdict = Verdict.STALE
-        reason = f"listed as known: {stale[0].kind}: {stale[0].cause}"
+        reason = f"listed as known: {', '.join(stale[0].kinds)}: {stale[0].cause}"
     elif compared.differences:
         verdict = Verdict.KNOWN
         reason = "; ".join(dict.fromkeys(entry.cause for entry in listed))

@@ -340,7 +340,7 @@ def _refusing() -> list[Case]:
             ("no level of thought", "@thoughtless@", '"think":"high"'),
             ("an unknown level of thought", "@chat@", '"think":"much"'),
             ("a number for a thought", "@chat@", '"think":1'),
-            ("no tools", "@toolless@", f'"tools":[{_WEATHER}],"stream":false'),
+            ("no tools", "@toolless@", f'"tools":[{_WEATHER}],"stream":false,{_FIXED}'),
             ("no middle", "@insertless@", f'"suffix":"y","stream":false,{_FIXED}'),
             ("too many top_logprobs", "@chat@", '"top_logprobs":21'),
             ("a negative top_logprobs", "@chat@", '"top_logprobs":-1'),
