@@ -268,7 +268,7 @@ async def _outcome(ollama: SimulatedOllama, defect: Defect, only: str) -> list[O
 async def test_a_proxy_is_found_out_that(what: str, make_ollama: MakeOllama) -> None:
     defect, name, kind = DEFECTS[what]
     # Pace shows only in an answer that takes its time.
-    ollama = await make_ollama(cards=CARD, **{**QUICK, "speed": 1.0 if defect.merges else 20.0})
+    ollama = await make_ollama(cards=CARD, **{**QUICK, "speed": 0.5 if defect.merges else 20.0})
     (found,) = await _outcome(ollama, defect, name)
     assert kind in {difference.kind for difference in found.differences}, found
     assert found.verdict is Verdict.DIFFERS

@@ -39,6 +39,7 @@ class Ask:
         captures: (name, pattern with one group), looked for in the answer's body.
         stage: whether it only sets the stage: its answer is not compared.
         paced: whether the answer is expected to come piece by piece.
+        patience_s: how long to wait for an answer that may not come; 0 leaves it to the run.
         until: a pattern; asked again until its body matches, a bounded number of times.
     """
 
@@ -58,6 +59,7 @@ class Ask:
     captures: Captures = ()
     stage: bool = False
     paced: bool = False
+    patience_s: float = 0.0
     until: str = ""
 
 

@@ -17,7 +17,7 @@ ALLOWED = ("X-Request-Id", "X-Gate-Id", "Server-Timing", "X-Gate-Offload", "X-Ga
 """What the gate says that it adds (docs of its response headers)."""
 
 EXPIRY_TOLERANCE_S = 5.0
-PACE_SPREAD_S = 0.08
+PACE_SPREAD_S = 0.25
 """Answers that came straight within less are too quick to say how they were passed on."""
 
 PACE_PIECES = 4

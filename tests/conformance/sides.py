@@ -129,7 +129,8 @@ class Side:
         pipelined = not isinstance(step, Ask) and step.pipelined
         values = {**self._values, **captures}
         wires = [self._wire(ask, values) for ask in asks]
-        replies = await self._converse(wires, pipelined=pipelined)
+        patience_s = asks[0].patience_s or self._timeout_s
+        replies = await self._converse(wires, patience_s, pipelined=pipelined)
         if asks[0].until:
             replies = await self._until(asks[0].until, wires, replies)
         replies += [Reply(broken="not asked") for _ in asks[len(replies) :]]
@@ -142,9 +143,11 @@ class Side:
             if not ask.stage
         ]
 
-    async def _converse(self, wires: list[Wire], *, pipelined: bool) -> list[Reply]:
+    async def _converse(
+        self, wires: list[Wire], patience_s: float, *, pipelined: bool
+    ) -> list[Reply]:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(patience_s):
                 return await converse(self._host, self._port, wires, pipelined=pipelined)
         except TimeoutError:
             return [Reply(broken="no answer in time")]
@@ -155,7 +158,7 @@ class Side:
             if re.search(until, replies[0].body.decode("utf-8", "replace")):
                 return replies
             await asyncio.sleep(_RETRY_S)
-            replies = await self._converse(wires, pipelined=False)
+            replies = await self._converse(wires, self._timeout_s, pipelined=False)
         raise StageError(f"expected {until!r}, found {replies[0].body[:200]!r}")
 
     def _wire(self, ask: Ask, values: Mapping[str, str]) -> Wire:

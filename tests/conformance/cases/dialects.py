@@ -1,6 +1,6 @@
 """The dialects of OpenAI and Anthropic: answers, streams, refusals, packed bodies, forms."""
 
-from tests.conformance.case import GENERATED, UNSEEDED, Ask, Case, case, get, post
+from tests.conformance.case import GENERATED, UNSEEDED, Ask, Case, case, post
 
 _FIXED = '"seed":1,"temperature":0,"max_tokens":8'
 _LONG = '"seed":1,"temperature":0,"max_tokens":48'
@@ -441,13 +441,16 @@ def _refusals() -> list[Case]:
         for what, body in bodies.items()
     ] + [
         *(
-            case(f"refused/{target}: no body at all", Ask(method="POST", target=target))
+            case(
+                f"refused/{target}: no body at all",
+                Ask(method="POST", target=target, masks=GENERATED),
+            )
             for target in targets
         ),
         case(
-            "openai models/the first of the list",
-            Ask(target="/v1/models", captures=(("first", r'"id":"([^"]+)"'),)),
-            get("/v1/models/@first@"),
+            "openai models/shown by the name that it gives",
+            Ask(target="/v1/models/@chat@", captures=(("shown", r'"id":"([^"]+)"'),)),
+            post("/api/show", '{"model":"@shown@"}', masks=()),
         ),
     ]
 

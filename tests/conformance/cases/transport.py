@@ -2,6 +2,9 @@
 
 from tests.conformance.case import GENERATED, Ask, Case, Together, case, get, head, post, send
 
+_PATIENCE_S = 3.0
+"""Go takes a half closed connection for a client that has gone, and may not answer at all."""
+
 _FIXED = '"options":{"seed":1,"temperature":0,"num_predict":6}'
 _GENERATE = f'{{"model":"@chat@","prompt":"x","stream":false,{_FIXED}}}'
 _ENDLESS = '{"model":"@chat@","prompt":"x","options":{"seed":1,"temperature":0,"num_predict":400}}'
@@ -68,10 +71,19 @@ def _connections() -> list[Case]:
                 ("HTTP2-Settings", "AAMAAABkAAQCAAAAAAIAAAAA"),
             ),
         ),
-        case("connections/half closed", Ask(target="/api/version", half_closes=True)),
+        case(
+            "connections/half closed",
+            Ask(target="/api/version", half_closes=True, patience_s=_PATIENCE_S),
+        ),
         case(
             "connections/half closed after a body",
-            Ask(method="POST", target="/api/show", body='{"model":"none"}', half_closes=True),
+            Ask(
+                method="POST",
+                target="/api/show",
+                body='{"model":"none"}',
+                half_closes=True,
+                patience_s=_PATIENCE_S,
+            ),
         ),
     ]
 
@@ -367,6 +379,7 @@ def _leaving() -> list[Case]:
                 body=_GENERATE,
                 headers=_JSON,
                 half_closes=True,
+                patience_s=_PATIENCE_S,
                 masks=GENERATED,
             ),
             still,
@@ -379,6 +392,7 @@ def _leaving() -> list[Case]:
                 body=_ENDLESS,
                 headers=_JSON,
                 half_closes=True,
+                patience_s=_PATIENCE_S,
                 leaves_after=1,
             ),
             still,
@@ -396,6 +410,7 @@ def _leaving() -> list[Case]:
             Ask(
                 verbatim=_CUT_SHORT,
                 half_closes=True,
+                patience_s=_PATIENCE_S,
             ),
             still,
         ),
