@@ -49,7 +49,7 @@ async def test_nothing_but_what_is_known_tells_the_gate_from_ollama(
         only=f"{group}/*",
         leave=LEAVE,
         known=load_known(KNOWN),
-        timeout_s=30.0,
+        timeout_s=5.0,
     )
     outcomes = await run(CASES, plan)
     bad = [outcome for outcome in outcomes if outcome.verdict.is_bad]
