@@ -261,6 +261,7 @@ class _Connection(asyncio.Protocol):
         self._paused = False
         self._headed = False
         self._framed = False
+        self._keeps = False
         self.complete = False
         self.status = 0
         self.reason = b""
@@ -338,11 +339,10 @@ class _Connection(asyncio.Protocol):
             self._sender = None
         self._busy = False
         self._parts.clear()
-        if done and self._method != "HEAD" and self._parser.should_keep_alive():
-            self._ended(self)
-        elif done and self._method == "HEAD":
-            # The parser expects a body that never comes.
-            self._parser = httptools.HttpResponseParser(self)
+        if done and self._keeps:
+            if self._method == "HEAD":
+                # It expects a body that never comes.
+                self._parser = httptools.HttpResponseParser(self)
             self._ended(self)
         else:
             self.abort()
@@ -460,6 +460,8 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The parser's."""
         self.status = self._parser.get_status_code()
+        # Asked later, it speaks of the answer after this one.
+        self._keeps = self._parser.should_keep_alive()
         if self.status >= _FINAL:
             self._headed = True
             if self._method == "HEAD" or self.status in _NO_BODY:
