@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from ollama_gate import log
@@ -106,6 +107,40 @@ class _Ticket:
     withdrawn: bool = False
 
 
+class _Slot:
+    """A place in the line, then a slot; gone again however its block ends."""
+
+    def __init__(self, gate: "Gate", request: Request) -> None:
+        self._gate = gate
+        self._request = request
+        self._ticket: _Ticket | None = None
+
+    async def __aenter__(self) -> Grant:
+        self._ticket = ticket = self._gate._enter(self._request)  # noqa: SLF001  its other half
+        try:
+            self._gate._tell(ev.Arrived(request=self._request))  # noqa: SLF001
+            return await ticket.granted
+        except BaseException as error:
+            self._end(error)
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        ticket = self._ticket
+        assert ticket is not None, "a block that ends has begun"
+        self._gate._leave(ticket)  # noqa: SLF001  its other half
+        if isinstance(error, asyncio.CancelledError) and ticket.withdrawn and ticket.holder:
+            ticket.holder.uncancel()
+            raise RefusedError(Refuse(id=ticket.request.id, reason=Refusal.CANCELLED)) from None
+
+
 class Gate:
     """Admission for the upstreams of one machine.
 
@@ -121,6 +156,7 @@ class Gate:
         self._ended: OrderedDict[RequestId, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_for: float | None = None
         self._answers = {name: asyncio.Event() for name in engines}
         self._healthy: dict[str, bool | None] = dict.fromkeys(engines)
         self._lost_at = dict.fromkeys(engines, -math.inf)
@@ -135,9 +171,8 @@ class Gate:
 
     # ---------------------------------------------------------------- what callers ask
 
-    @contextlib.asynccontextmanager
-    async def slot(self, request: Request) -> AsyncIterator[Grant]:
-        """Wait for a slot and hold it for as long as the block lasts.
+    def slot(self, request: Request) -> "_Slot":
+        """Wait for a slot and hold it for as long as an `async with` block lasts.
 
         However the block ends, and wherever in it the caller is cancelled, the place or slot is
         free again at once.
@@ -145,24 +180,23 @@ class Gate:
         Raises:
             RefusedError: there will be no slot.
         """
-        loop = asyncio.get_running_loop()
-        ticket = _Ticket(request, loop.create_future(), asyncio.current_task())
+        return _Slot(self, request)
+
+    def _enter(self, request: Request) -> _Ticket:
+        ticket = _Ticket(
+            request, asyncio.get_running_loop().create_future(), asyncio.current_task()
+        )
         self._tickets[request.id] = ticket
         self._quiet.clear()
-        try:
-            self._tell(ev.Arrived(request=request))
-            yield await ticket.granted
-        except asyncio.CancelledError:
-            if not ticket.withdrawn or ticket.holder is None:
-                raise
-            ticket.holder.uncancel()
-            raise RefusedError(Refuse(id=request.id, reason=Refusal.CANCELLED)) from None
-        finally:
-            del self._tickets[request.id]
-            self._remember(request.id, ticket)
-            self._tell(ev.Left(id=request.id))
-            if not self._tickets:
-                self._quiet.set()
+        return ticket
+
+    def _leave(self, ticket: _Ticket) -> None:
+        request_id = ticket.request.id
+        del self._tickets[request_id]
+        self._remember(request_id, ticket)
+        self._tell(ev.Left(id=request_id))
+        if not self._tickets:
+            self._quiet.set()
 
     def cancel(self, request_id: RequestId) -> bool:
         """Withdraw a request, waiting or running; false if there is none of that name."""
@@ -346,9 +380,12 @@ class Gate:
         )
 
     def _arm_timer(self) -> None:
+        at = self._machine.next_wakeup()
+        if at == self._armed_for:
+            return
         if self._timer is not None:
             self._timer.cancel()
-        at = self._machine.next_wakeup()
+        self._armed_for = at
         loop = asyncio.get_running_loop()
         self._timer = None if at is None else loop.call_at(at, self._tell, ev.Ticked())
 

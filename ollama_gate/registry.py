@@ -6,7 +6,7 @@ mean another model after a pull, so the memory is short and `forget` empties it.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from ollama_gate.ollama import Ollama
 from ollama_gate.scheduler.events import Resident
 from ollama_gate.scheduler.types import (
     Bin,
+    BinId,
     Launch,
     ModelKey,
     Need,
@@ -44,6 +45,23 @@ class _Known:
     asked_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wants:
+    """What a model with certain options comes to in the scheduler's terms, and from what."""
+
+    facts: Facts
+    settings: Settings
+    revision: int
+    launch: Launch
+    needs: Mapping[BinId, Need]
+    num_ctx: int
+    parallel: int
+
+    def holds(self, facts: Facts, settings: Settings, revision: int) -> bool:
+        """Whether it would come to the same again."""
+        return self.facts is facts and self.settings is settings and self.revision == revision
+
+
 class Registry:
     """Facts and footprints of one upstream's models, in its bins."""
 
@@ -64,6 +82,7 @@ class Registry:
         self._by_digest: OrderedDict[str, Facts] = OrderedDict()
         self._given_up: set[ModelKey] = set()
         self._asking: dict[str, asyncio.Lock] = {}
+        self._wanted: dict[tuple[ModelKey, str, Launch], _Wants] = {}
         self._models = {_key(name): model for name, model in config.models.items()}
 
     def card_has(self, total_bytes: int) -> None:
@@ -164,22 +183,43 @@ class Registry:
     ) -> Request:
         """What a client's request means to the scheduler."""
         own = self._models.get(_key(ask.model))
-        launch = footprint.merge(facts, ask.launch_options)
+        wants = self._wants(facts, ask.launch_options)
         idle_s = own.keep_alive_s if own else None
         return Request(
             id=request_id,
             model=facts.key,
             name=ask.model,
-            needs={bin_.id: self._need(facts, launch, bin_)[0] for bin_ in self._bins},
+            needs=wants.needs,
             arrived_at=arrived_at,
-            launch=launch,
-            num_ctx=self._context(facts, launch),
+            launch=wants.launch,
+            num_ctx=wants.num_ctx,
             priority=self._priority(own, priority),
             client=client,
-            parallel=self.parallel(facts),
+            parallel=wants.parallel,
             keep_alive_s=ask.keep_alive_s,
             default_keep_alive_s=self._config.keep_alive_s if idle_s is None else idle_s,
         )
+
+    def _wants(self, facts: Facts, asked: Launch) -> _Wants:
+        """What a runner with these options would be; remembered while nothing changes it."""
+        key = (facts.key, facts.name, asked)
+        known = self._wanted.get(key)
+        if known is not None and known.holds(facts, self._settings, self._book.revision):
+            return known
+        launch = footprint.merge(facts, asked)
+        wants = _Wants(
+            facts=facts,
+            settings=self._settings,
+            revision=self._book.revision,
+            launch=launch,
+            needs={bin_.id: self._need(facts, launch, bin_)[0] for bin_ in self._bins},
+            num_ctx=self._context(facts, launch),
+            parallel=self.parallel(facts),
+        )
+        if len(self._wanted) >= REMEMBERED:
+            self._wanted.clear()
+        self._wanted[key] = wants
+        return wants
 
     @staticmethod
     def _priority(own: ModelConfig | None, asked: Priority | None) -> Priority:

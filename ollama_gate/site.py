@@ -13,7 +13,7 @@ from aiohttp import web
 from yarl import URL
 
 from ollama_gate import gpu, log
-from ollama_gate.app import Face, make_app, make_runner
+from ollama_gate.app import Face, make_runner
 from ollama_gate.config import Card, Config, UpstreamConfig
 from ollama_gate.engine import Engine
 from ollama_gate.errors import CardError, ListenError
@@ -58,7 +58,7 @@ class Site:
         self._name = uuid.uuid4().hex
         self._ollama = Ollama(config.upstream.url, gate=self._name)
         self._poller: gpu.Poller | None = None
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
         self._listener: web.TCPSite | None = None
         self._bin: Bin | None = None
         self._registry: Registry | None = None
@@ -120,7 +120,7 @@ class Site:
 
     async def _listen(self, face: Face) -> None:
         listen = self.config.listen
-        self._runner = make_runner(make_app(face))
+        self._runner = make_runner(face.enter)
         await self._runner.setup()
         self._listener = web.TCPSite(self._runner, listen.host, listen.port)
         try:

@@ -339,7 +339,9 @@ async def test_an_upstream_that_dies_after_the_first_byte_breaks_the_answer(
 ) -> None:
     ollama = await make_ollama(answer_tokens=100_000)
     site = await make_site(ollama)
-    async with http.post(f"{site.url}/api/generate", json=generate(SMALL, 100_000)) as response:
+    asked = {"model": SMALL, "stream": True, "max_tokens": 100_000}
+    asked["messages"] = [{"role": "user", "content": "Hello"}]
+    async with http.post(f"{site.url}/v1/chat/completions", json=asked) as response:
         await response.content.readany()
         await ollama.go_down()
         with pytest.raises(aiohttp.ClientError):

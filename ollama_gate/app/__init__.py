@@ -6,6 +6,6 @@ or not, is relayed at once.
 """
 
 from ollama_gate.app.face import Face
-from ollama_gate.app.serving import make_app, make_runner
+from ollama_gate.app.serving import make_runner
 
-__all__ = ["Face", "make_app", "make_runner"]
+__all__ = ["Face", "make_runner"]

@@ -16,6 +16,7 @@ from ollama_gate import names, wire
 from ollama_gate.app import relaying
 from ollama_gate.app.answers import answer_of
 from ollama_gate.app.passing import NOT_SENT_ON, Passage
+from ollama_gate.app.serving import Caller
 from ollama_gate.config import Config
 from ollama_gate.errors import (
     BadRequestError,
@@ -73,7 +74,7 @@ class Admission:
         """The gate's own name for a request, given that or the client's."""
         return self._by_client_id.get(given, RequestId(given))
 
-    async def take(self, request: web.Request, endpoint: wire.Endpoint) -> web.StreamResponse:
+    async def take(self, request: Caller, endpoint: wire.Endpoint) -> web.StreamResponse:
         """Admit a request, wait for its slot, relay its answer."""
         gate_id = self._new_id(request)
         arrived_at = asyncio.get_running_loop().time()
@@ -98,7 +99,7 @@ class Admission:
 
     async def _admit(
         self,
-        request: web.Request,
+        request: Caller,
         endpoint: wire.Endpoint,
         gate_id: RequestId,
         arrived_at: float,
@@ -144,9 +145,7 @@ class Admission:
             left_s = max(0.0, until - asyncio.get_running_loop().time())
             await self._gate.await_upstream(gate_id, upstream.name, left_s)
 
-    async def _serve(
-        self, request: web.Request, body: bytes, scheduled: Request
-    ) -> web.StreamResponse:
+    async def _serve(self, request: Caller, body: bytes, scheduled: Request) -> web.StreamResponse:
         try:
             async with self._gate.slot(scheduled) as grant:
                 return await self._relay(request, body, scheduled, grant)
@@ -158,7 +157,7 @@ class Admission:
             return await self._relay(request, body, again, grant)
 
     async def _relay(
-        self, request: web.Request, body: bytes, scheduled: Request, grant: Grant
+        self, request: Caller, body: bytes, scheduled: Request, grant: Grant
     ) -> web.StreamResponse:
         headers = end_to_end(request.raw_headers, _BODY_HEADERS)
         loop = asyncio.get_running_loop()
@@ -197,7 +196,7 @@ class Admission:
             request_id=f"req_{gate_id}",
         )
 
-    def _new_id(self, request: web.Request) -> RequestId:
+    def _new_id(self, request: Caller) -> RequestId:
         gate_id = RequestId(uuid.uuid4().hex)
         given = request.headers.get("X-Request-Id")
         if given:
@@ -208,7 +207,7 @@ class Admission:
 
 
 def _own_headers(
-    request: web.Request, gate_id: RequestId, queued_s: float, load_s: float
+    request: Caller, gate_id: RequestId, queued_s: float, load_s: float
 ) -> Sequence[tuple[str, str]]:
     """What the gate adds to the answer of a request that it has scheduled."""
     timing = f"queue;dur={(queued_s - load_s) * 1000:.1f}, load;dur={load_s * 1000:.1f}"
@@ -220,7 +219,7 @@ def _own_headers(
 
 
 async def _understand(
-    request: web.Request, endpoint: wire.Endpoint, body: bytes
+    request: Caller, endpoint: wire.Endpoint, body: bytes
 ) -> wire.Ask | wire.Hopeless:
     """What a body means; a large one is read beside the event loop, which others need."""
     read = functools.partial(wire.read, endpoint, request.headers, body, query=request.query_string)
@@ -242,7 +241,7 @@ def _asks_to_unload(endpoint: wire.Endpoint, ask: wire.Ask) -> bool:
     return endpoint in forms and ask.empty and ask.keep_alive_s == 0
 
 
-def _if_any(request: web.Request, body: bytes) -> bytes | None:
+def _if_any(request: Caller, body: bytes) -> bytes | None:
     """A request without a body is relayed without one, which is not the same as an empty one."""
     return body if request.body_exists or "Content-Length" in request.headers else None
 
@@ -257,7 +256,7 @@ def _go_time() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _client(request: web.Request) -> str:
+def _client(request: Caller) -> str:
     headers = request.headers
     return (
         headers.get("X-Client-Id")

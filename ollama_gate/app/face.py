@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import re
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ollama_gate import log, wire
 from ollama_gate.app import relaying
@@ -15,6 +15,7 @@ from ollama_gate.app.admission import Admission
 from ollama_gate.app.answers import answer_of
 from ollama_gate.app.own import Own, Readings
 from ollama_gate.app.passing import Passage
+from ollama_gate.app.serving import Caller, Refused
 from ollama_gate.config import Config
 from ollama_gate.errors import UpstreamGoneError
 from ollama_gate.gate import Gate
@@ -22,12 +23,12 @@ from ollama_gate.guard import Guard
 from ollama_gate.ollama import VIA, Ollama
 from ollama_gate.registry import Registry
 
-GRANTED: Final = "ollama_gate.granted"
-"""Where a request carries the headers that whatever answers it must have."""
+_VIA: Final = VIA.decode()
+
+_NO_HOST: Final = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@%\[\]]")
+"""What Go takes no `Host` with."""
 
 _api = log.get(log.Component.API)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Face:
@@ -61,7 +62,7 @@ class Face:
         self._admission = Admission(
             config=config, gate=gate, registry=registry, ollama=ollama, passage=self._passage
         )
-        self.own = Own(
+        self._own = Own(
             config=config,
             gate=gate,
             registry=registry,
@@ -72,17 +73,14 @@ class Face:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @web.middleware
-    async def enter(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def enter(self, request: Caller) -> web.StreamResponse:
         """Count who is being served; let no fault of the gate's own show more than that."""
         task = asyncio.current_task()
-        assert task is not None, "aiohttp runs each handler in a task"
+        assert task is not None, "the server runs each handler in a task"
         self._open.add(task)
         self._idle.clear()
         try:
-            return await self._judge(request, handler)
-        except web.HTTPException:
-            raise
+            return _unspoken(request) or await self._judge(request)
         except Exception as error:  # noqa: BLE001  the top of a task
             _api.error("a fault of the gate", path=request.path, error=repr(error), exc_info=error)
             text = "the gate failed; its log says why"
@@ -104,24 +102,22 @@ class Face:
         for task in self._open:
             task.cancel()
 
-    async def _judge(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _judge(self, request: Caller) -> web.StreamResponse:
         headers = request.headers
-        verdict = self._guard.judge(
-            request.method, headers.get("Host", ""), headers.get("Origin", "")
-        )
-        if verdict.headers:
-            request[GRANTED] = verdict.headers
+        verdict = self._guard.judge(request.method, _host(request), headers.get("Origin", ""))
+        request.granted = verdict.headers
         if verdict.status is not None:
             return await self._turn_away(request, verdict.status)
         if self._was_here(request):
             text = f"loop detected: the upstream {self._ollama.url} leads back to this gate"
             return _refuse(request, HTTPStatus.LOOP_DETECTED, text)
-        if request.match_info.http_exception is not None:
-            # What the library has no route for (`OPTIONS *`, say) is the upstream's to answer.
-            return await self.handle(request)
-        return await handler(request)
+        if request.path.startswith("/gate/"):
+            answer = await self._own.answer(request)
+            if answer is not None:
+                return answer
+        return await self._handle(request)
 
-    async def _turn_away(self, request: web.Request, status: int) -> web.StreamResponse:
+    async def _turn_away(self, request: Caller, status: int) -> web.StreamResponse:
         """What Ollama answers without looking further, but for `Allow`, which its router adds."""
         response = web.Response(status=status)
         if request.method == "OPTIONS" and not self._was_here(request):
@@ -132,14 +128,11 @@ class Face:
                 response.headers.extend(("Allow", value) for value in allowed)
         return response
 
-    def _was_here(self, request: web.Request) -> bool:
-        return any(
-            self._name == name.strip()
-            for value in request.headers.getall(VIA.decode(), ())
-            for name in value.split(",")
-        )
+    def _was_here(self, request: Caller) -> bool:
+        passed = request.headers.getall(_VIA, ())
+        return any(self._name == name.strip() for value in passed for name in value.split(","))
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def _handle(self, request: Caller) -> web.StreamResponse:
         """Admit an inference request; relay anything else at once."""
         endpoint = wire.endpoint_of(request.method, _path(request))
         unusual = relaying.expects(request) not in {"", "100-continue"}
@@ -148,11 +141,33 @@ class Face:
         return await self._admission.take(request, endpoint)
 
 
-def _path(request: web.Request) -> str:
+def _unspoken(request: Caller) -> web.StreamResponse | None:
+    """What Go says of a version or a host that the library lets pass."""
+    if request.version.major > 1:
+        return Refused("505 HTTP Version Not Supported: unsupported protocol version")
+    if request.version.major < 1:
+        return Refused("400 Bad Request")
+    host = request.headers.get("Host")
+    if host is None and request.version >= HttpVersion11:
+        return Refused("400 Bad Request: missing required Host header")
+    if host and _NO_HOST.search(host):
+        return Refused("400 Bad Request: malformed Host header")
+    return None
+
+
+def _host(request: Caller) -> str:
+    """Whom a request means: what an absolute target names goes before the header."""
+    raw = request.raw_path
+    if raw.startswith(("/", "*")):
+        return request.headers.get("Host", "")
+    return raw.partition("://")[2].partition("/")[0]
+
+
+def _path(request: Caller) -> str:
     """The path as Go's router sees it."""
     raw = relaying.target(request).partition("?")[0]
     return unquote(raw) if "%" in raw else raw
 
 
-def _refuse(request: web.Request, status: int, text: str) -> web.Response:
+def _refuse(request: Caller, status: int, text: str) -> web.Response:
     return answer_of(wire.refuse(wire.dialect_of(request.path), status, text))

@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
 from ollama_gate import __version__, status, wire
 from ollama_gate.app.answers import answer_of
+from ollama_gate.app.serving import Caller
 from ollama_gate.config import Config
 from ollama_gate.gate import Gate
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.types import RequestId, RunnerView, Waiting
+
+_REQUESTS: Final = "/gate/requests/"
 
 Readings = Callable[[], Mapping[str, dict[str, Any]]]
 IdOf = Callable[[str], RequestId]
@@ -38,18 +41,32 @@ class Own:
         self._readings = readings
         self._id_of = id_of
 
-    async def health(self, _: web.Request) -> web.Response:
+    async def answer(self, request: Caller) -> web.StreamResponse | None:
+        """The answer to a request for one of these routes; `None` if it is for none of them."""
+        path, method = request.path, request.method
+        if path.startswith(_REQUESTS) and method in {"GET", "HEAD", "DELETE"}:
+            return await self._request(request, path.removeprefix(_REQUESTS))
+        handlers = {
+            "/gate/health": self._health,
+            "/gate/ready": self._ready,
+            "/gate/status": self._status,
+        }
+        if path in handlers and method in {"GET", "HEAD"}:
+            return await handlers[path]()
+        return None
+
+    async def _health(self) -> web.Response:
         """Alive."""
         return web.json_response({"status": "alive", "version": __version__})
 
-    async def ready(self, _: web.Request) -> web.Response:
+    async def _ready(self) -> web.Response:
         """Whether an upstream answers."""
         if await self._gate.answers(self._config.upstream.name, 0):
             return web.json_response({"status": "ready"})
         reason = f"{self._config.upstream.url} does not answer"
         return web.json_response({"status": "waiting", "reason": reason}, status=503)
 
-    async def status(self, _: web.Request) -> web.Response:
+    async def _status(self) -> web.Response:
         """Everything: bins, runners, models, the queue, the last decisions."""
         view = self._gate.snapshot()
         decisions = [
@@ -62,9 +79,8 @@ class Own:
         whole["queue"]["outside"] = self._gate.outside
         return web.json_response({**whole, "models": self._registry.known()})
 
-    async def request(self, request: web.Request) -> web.Response:
+    async def _request(self, request: Caller, given: str) -> web.Response:
         """Where one request stands; DELETE withdraws it."""
-        given = request.match_info["id"]
         request_id = self._id_of(given)
         found = self._gate.find(request_id)
         if found is None:

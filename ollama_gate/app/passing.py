@@ -12,6 +12,7 @@ from aiohttp import web
 from ollama_gate import wire
 from ollama_gate.app import relaying
 from ollama_gate.app.answers import answer_of
+from ollama_gate.app.serving import Caller
 from ollama_gate.errors import UpstreamBrokenError, UpstreamError, UpstreamGoneError
 from ollama_gate.gate import Gate
 from ollama_gate.link import Body
@@ -51,7 +52,7 @@ class Passage:
         self._registry = registry
         self._ollama = ollama
 
-    async def take(self, request: web.Request) -> web.StreamResponse:
+    async def take(self, request: Caller) -> web.StreamResponse:
         """Relay a request as it comes."""
         if request.path in CHANGES_MODELS:
             return await self._change(request)
@@ -59,7 +60,7 @@ class Passage:
             return await self._list(request)
         return await self.send(request, _stream(request))
 
-    async def send(self, request: web.Request, body: Body) -> web.StreamResponse:
+    async def send(self, request: Caller, body: Body) -> web.StreamResponse:
         """Relay a request whose body is at hand, or is streamed."""
         whole = isinstance(body, bytes | None)
         without = NOT_SENT_ON if whole else _STREAMED
@@ -81,7 +82,7 @@ class Passage:
         finally:
             answer.close()
 
-    async def _list(self, request: web.Request) -> web.StreamResponse:
+    async def _list(self, request: Caller) -> web.StreamResponse:
         """What is resident, until when the gate will keep it."""
         headers = end_to_end(request.raw_headers, NOT_SENT_ON)
         try:
@@ -108,7 +109,7 @@ class Passage:
         left_s = self._gate.expires_in(self._registry.model_of(digest))
         return None if left_s is None or math.isinf(left_s) else time.time() + left_s
 
-    async def _change(self, request: web.Request) -> web.StreamResponse:
+    async def _change(self, request: Caller) -> web.StreamResponse:
         """Relay what gives a name another meaning, once its runner has left it."""
         begun, whole = await relaying.begin(request, PEEK_BYTES)
         try:
@@ -129,10 +130,10 @@ class Passage:
                 await self._gate.vacate(facts.key, VACATE_S)
 
 
-def _stream(request: web.Request) -> AsyncIterator[bytes] | None:
+def _stream(request: Caller) -> AsyncIterator[bytes] | None:
     return request.content.iter_any() if request.body_exists else None
 
 
-def _gone(request: web.Request, error: UpstreamGoneError) -> web.Response:
+def _gone(request: Caller, error: UpstreamGoneError) -> web.Response:
     dialect = wire.dialect_of(request.path)
     return answer_of(wire.refuse(dialect, HTTPStatus.BAD_GATEWAY, str(error)))

@@ -12,6 +12,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from ollama_gate import log, wire
+from ollama_gate.app.serving import Caller, Untyped
 from ollama_gate.errors import BodyTooLargeError, UpstreamBrokenError, UpstreamCutError
 from ollama_gate.link import Answer
 from ollama_gate.ollama import end_to_end
@@ -23,12 +24,8 @@ _NDJSON: Final = b"application/x-ndjson"
 _api = log.get(log.Component.API)
 
 
-class Relayed(web.StreamResponse):
-    """An upstream's answer, less what ends at its connection, and with what the gate adds.
-
-    Attributes:
-        typed: whether it came with a content type; the library would make one up.
-    """
+class Relayed(Untyped):
+    """An upstream's answer, less what ends at its connection, and with what the gate adds."""
 
     def __init__(self, answer: Answer, added: Iterable[tuple[str, str]]) -> None:
         headers = CIMultiDict(
@@ -46,7 +43,7 @@ class Relayed(web.StreamResponse):
 
 
 async def copy(
-    request: web.Request,
+    request: Caller,
     answer: Answer,
     added: Iterable[tuple[str, str]] = (),
     *,
@@ -86,7 +83,7 @@ async def copy(
     return response
 
 
-def abort(request: web.Request) -> None:
+def abort(request: Caller) -> None:
     """Hang up: completing a broken answer would make it look whole."""
     if request.transport is not None:
         request.transport.abort()
@@ -99,18 +96,18 @@ def _is_ndjson(answer: Answer) -> bool:
     )
 
 
-def send_continue(request: web.Request) -> None:
+def send_continue(request: Caller) -> None:
     """Tell a client that waits with its body to send it."""
     if request.transport is not None:
         request.transport.write(CONTINUE)
 
 
-def expects(request: web.Request) -> str:
+def expects(request: Caller) -> str:
     """What a client expects before it sends its body, in lower case; nothing for most."""
     return request.headers.get("Expect", "").lower()
 
 
-async def read(request: web.Request, limit_bytes: int) -> bytes:
+async def read(request: Caller, limit_bytes: int) -> bytes:
     """The whole body of a request that must be read for its model.
 
     Raises:
@@ -131,7 +128,7 @@ async def read(request: web.Request, limit_bytes: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def begin(request: web.Request, limit_bytes: int) -> tuple[bytes, bool]:
+async def begin(request: Caller, limit_bytes: int) -> tuple[bytes, bool]:
     """The body up to a limit, or a little more; and whether that is all of it."""
     if expects(request):
         send_continue(request)
@@ -151,7 +148,7 @@ async def after(begun: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes
         yield part
 
 
-def target(request: web.Request) -> str:
+def target(request: Caller) -> str:
     """Path and query as they came; of the absolute form (RFC 9112 §3.2.2) only these."""
     raw = request.raw_path
     if raw.startswith(("/", "*")):

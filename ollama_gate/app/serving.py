@@ -1,16 +1,25 @@
-"""How requests are served: the one application and the one runner, in production and in tests."""
+"""How requests are served: aiohttp's server below any routing of its own, in Go's words.
 
+What cannot be read as HTTP never reaches an upstream; the words for it are those that Go's
+net/http, and so Ollama, would have used. Nothing of the client's bytes is shown or logged.
+"""
+
+import asyncio
 import logging
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from multidict import CIMultiDict
 
-from ollama_gate.app.face import GRANTED, Face
-from ollama_gate.app.relaying import Relayed
+from ollama_gate.guard import Headers
 
 MAX_HEADER_BYTES: Final = 2**20
 """Go's HTTP server, and so Ollama, takes as much."""
+
+MAX_HEADERS: Final = 2**14
+"""Go counts bytes only."""
 
 CLEANUP_S: Final = 0.5
 """For handlers that were cut off to end. To aiohttp 0 would mean: as long as they like."""
@@ -22,56 +31,126 @@ _silent = logging.getLogger(f"{__name__}.aiohttp")
 _silent.disabled = True
 
 
-def make_app(face: Face) -> web.Application:
-    """The routes: the gate's own, and one for everything else."""
-    app = web.Application(middlewares=[face.enter])
-    app.router.add_get("/gate/health", face.own.health)
-    app.router.add_get("/gate/ready", face.own.ready)
-    app.router.add_get("/gate/status", face.own.status)
-    app.router.add_get("/gate/requests/{id}", face.own.request)
-    app.router.add_delete("/gate/requests/{id}", face.own.request)
-    app.router.add_route("*", "/{path:.*}", face.handle, expect_handler=_left_to_the_upstream)
-    app.on_response_prepare.append(_finish_headers)
-    return app
+class Caller(web.BaseRequest):
+    """A request.
+
+    Attributes:
+        granted: headers that whatever answers it must have.
+    """
+
+    granted: Headers = ()
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        """Take out what the library adds, put in what a page of another origin must see.
+
+        Ollama sends no `Server`, and no type without a body.
+        """
+        headers = response.headers
+        headers.popall("Server", None)
+        if isinstance(response, Untyped) and not response.typed:
+            headers.popall("Content-Type", None)
+        if self.granted:
+            _merge(headers, self.granted)
 
 
-def make_runner(app: web.Application) -> web.AppRunner:
-    """The one way this program serves, in production and in tests.
+Handler = Callable[[Caller], Awaitable[web.StreamResponse]]
+
+
+class Untyped(web.StreamResponse):
+    """An answer to which no content type is to be added.
+
+    Attributes:
+        typed: whether it has one of its own.
+    """
+
+    typed: bool = False
+
+
+class Refused(Untyped):
+    """What Go's server says before any handler: bare bytes, and the end of the connection."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__()
+        self._raw = (
+            f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            f"Connection: close\r\n\r\n{status}"
+        ).encode()
+        self.force_close()
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send it."""
+        if request.transport is not None:
+            request.transport.write(self._raw)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """It has been sent."""
+
+
+class _Connection(web.RequestHandler):
+    """One client's connection."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if isinstance(exc, LineTooLong):
+            return Refused("431 Request Header Fields Too Large")
+        if status == 400:  # noqa: PLR2004  what the library's parser gives
+            return Refused("400 Bad Request" + _complaint(message or ""))
+        return super().handle_error(request, status, exc, message)
+
+
+def _complaint(message: str) -> str:
+    """What Go adds, as far as the library's parser tells."""
+    if "Missing 'Host'" in message:
+        return ": missing required Host header"
+    if "header token" in message or "header name" in message:
+        return ": invalid header name"
+    return ""
+
+
+class _Server(web.Server):
+    """Makes a `_Connection` of each connection and a `Caller` of each request.
 
     `handler_cancellation` is what ends a handler whose client has gone; bodies are left encoded.
     The library's own log is left out: it prints the bytes of what it cannot parse.
     """
-    return web.AppRunner(
-        app,
-        handler_cancellation=True,
-        auto_decompress=False,
-        access_log=None,
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-        logger=_silent,
-        shutdown_timeout=CLEANUP_S,
-    )
+
+    def __init__(self, handler: Handler) -> None:
+        super().__init__(
+            cast("Any", handler),
+            request_factory=_caller,
+            handler_cancellation=True,
+            auto_decompress=False,
+            access_log=None,
+            logger=_silent,
+            max_headers=MAX_HEADERS,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+
+    def __call__(self) -> web.RequestHandler:
+        """A connection's protocol."""
+        return _Connection(self, loop=self._loop, **self._kwargs)
 
 
-async def _left_to_the_upstream(_: web.Request) -> None:
-    """Whether a body is wanted (`Expect: 100-continue`) is not for the library to say."""
+def _caller(
+    message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]
+) -> Caller:
+    return Caller(message, payload, protocol, writer, task, asyncio.get_running_loop())
 
 
-async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Take out what the library adds, put in what a page of another origin must see.
-
-    Ollama sends no `Server`, and no type without a body.
-    """
-    headers = response.headers
-    headers.popall("Server", None)
-    if isinstance(response, Relayed) and not response.typed:
-        headers.popall("Content-Type", None)
-    granted = request.get(GRANTED, ())
-    if granted:
-        _merge(headers, granted)
+def make_runner(handler: Handler) -> web.ServerRunner:
+    """The one way this program serves, in production and in tests."""
+    return web.ServerRunner(_Server(handler), shutdown_timeout=CLEANUP_S)
 
 
-def _merge(headers: CIMultiDict[str], granted: tuple[tuple[str, str], ...]) -> None:
+def _merge(headers: CIMultiDict[str], granted: Headers) -> None:
     """Put headers where Go's server would have put them."""
     given = list(headers.items())
     own = next(

@@ -29,10 +29,15 @@ _BookKey = tuple[ModelKey, Launch, int, bool]
 
 
 class Book:
-    """What the runners of one upstream take: as configured, else as seen, else as estimated."""
+    """What the runners of one upstream take: as configured, else as seen, else as estimated.
+
+    Attributes:
+        revision: changes whenever what it says of some runner may have changed.
+    """
 
     def __init__(self) -> None:
         self._learned: dict[_BookKey, int] = {}
+        self.revision = 0
 
     def need(
         self,
@@ -96,7 +101,10 @@ class Book:
         if facts.shape is not None and any(facts.shape.local):
             # Since 0.30.0 the smaller of such a model's two caches hides the larger one.
             seen = max(seen, guess)
-        self._learned[_book_key(facts, launch, settings, on_cpu_bin)] = seen
+        key = _book_key(facts, launch, settings, on_cpu_bin)
+        if self._learned.get(key) != seen:
+            self._learned[key] = seen
+            self.revision += 1
         return seen
 
 
