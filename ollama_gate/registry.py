@@ -119,6 +119,9 @@ class Registry:
             UpstreamRefusedError: Ollama knows it and cannot say, and nothing was known before.
         """
         key = _key(name)
+        known = self._known.get(key)
+        if known is not None and asyncio.get_running_loop().time() - known.asked_at <= FRESH_S:
+            return known.facts
         try:
             async with self._asking.setdefault(key, asyncio.Lock()):
                 known = await self._fresh(name, key)

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import uuid
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -31,6 +31,7 @@ from ollama_gate.errors import (
 )
 from ollama_gate.footprint import Facts
 from ollama_gate.gate import REMEMBERED, Gate, Grant, RefusedError
+from ollama_gate.link import Answer
 from ollama_gate.ollama import Ollama, end_to_end
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.types import Refusal, Request, RequestId
@@ -160,18 +161,8 @@ class Admission:
         self, request: Caller, body: bytes, scheduled: Request, grant: Grant
     ) -> web.StreamResponse:
         headers = end_to_end(request.raw_headers, _BODY_HEADERS)
-        loop = asyncio.get_running_loop()
-        max_run_s = self._config.max_run_s
-        ends_at = loop.time() + max_run_s if max_run_s else None
-        too_long = RanTooLongError(f"it ran for longer than max_run, {max_run_s:g} s")
-        try:
-            async with asyncio.timeout_at(ends_at):
-                answer = await self._ollama.relay(
-                    request.method, relaying.target(request), headers, body
-                )
-        except TimeoutError:
-            raise too_long from None
-        cut = None if ends_at is None else loop.call_at(ends_at, answer.cut, str(too_long))
+        sent = self._ollama.relay(request.method, relaying.target(request), headers, body)
+        answer, cut = await (self._within_limit(sent) if self._config.max_run_s else _free(sent))
         try:
             added = _own_headers(request, scheduled.id, grant.queued_s, grant.load_s)
             return await relaying.copy(request, answer, added, mends=True)
@@ -179,6 +170,18 @@ class Admission:
             if cut is not None:
                 cut.cancel()
             answer.close()
+
+    async def _within_limit(self, sent: Awaitable[Answer]) -> tuple[Answer, asyncio.TimerHandle]:
+        """An answer, and what will cut it off when it has run for too long."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._config.max_run_s
+        text = f"it ran for longer than max_run, {self._config.max_run_s:g} s"
+        try:
+            async with asyncio.timeout_at(ends_at):
+                answer = await sent
+        except TimeoutError:
+            raise RanTooLongError(text) from None
+        return answer, loop.call_at(ends_at, answer.cut, text)
 
     def _refusal(
         self, endpoint: wire.Endpoint, gate_id: RequestId, refused: RefusedError
@@ -204,6 +207,11 @@ class Admission:
             if len(self._by_client_id) > REMEMBERED:
                 self._by_client_id.popitem(last=False)
         return gate_id
+
+
+async def _free(sent: Awaitable[Answer]) -> tuple[Answer, None]:
+    """An answer that may take as long as it likes."""
+    return await sent, None
 
 
 def _own_headers(

@@ -120,12 +120,13 @@ class Face:
     async def _turn_away(self, request: Caller, status: int) -> web.StreamResponse:
         """What Ollama answers without looking further, but for `Allow`, which its router adds."""
         response = web.Response(status=status)
-        if request.method == "OPTIONS" and not self._was_here(request):
+        if not self._was_here(request):
             with contextlib.suppress(UpstreamGoneError):
                 answer = await self._ollama.relay("OPTIONS", relaying.target(request), (), None)
                 answer.close()
                 allowed = [v.decode() for name, v in answer.headers if name.lower() == b"allow"]
-                response.headers.extend(("Allow", value) for value in allowed)
+                if request.method not in ", ".join(allowed).split(", "):
+                    response.headers.extend(("Allow", value) for value in allowed)
         return response
 
     def _was_here(self, request: Caller) -> bool:
@@ -134,6 +135,8 @@ class Face:
 
     async def _handle(self, request: Caller) -> web.StreamResponse:
         """Admit an inference request; relay anything else at once."""
+        if not relaying.target(request):
+            return _home(request.method)
         endpoint = wire.endpoint_of(request.method, _path(request))
         unusual = relaying.expects(request) not in {"", "100-continue"}
         if endpoint is None or unusual:
@@ -153,6 +156,16 @@ def _unspoken(request: Caller) -> web.StreamResponse | None:
     if host and _NO_HOST.search(host):
         return Refused("400 Bad Request: malformed Host header")
     return None
+
+
+def _home(method: str) -> web.Response:
+    """Where Go sends who names a host and no path."""
+    response = web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers={"Location": "/"})
+    if method in {"GET", "HEAD"}:
+        response.headers["Content-Type"] = "text/html; charset=utf-8"
+    if method == "GET":
+        response.body = b'<a href="/">Temporary Redirect</a>.\n\n'
+    return response
 
 
 def _host(request: Caller) -> str:

@@ -149,10 +149,13 @@ async def after(begun: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes
 
 
 def target(request: Caller) -> str:
-    """Path and query as they came; of the absolute form (RFC 9112 §3.2.2) only these."""
+    """Path and query as they came; of the absolute form (RFC 9112 §3.2.2) only these.
+
+    Empty where that has no path.
+    """
     raw = request.raw_path
     if raw.startswith(("/", "*")):
         return raw
     _, _, rest = raw.partition("://")
     slash = rest.find("/")
-    return rest[slash:] if slash >= 0 else "/"
+    return rest[slash:] if slash >= 0 else ""

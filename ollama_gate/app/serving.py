@@ -7,6 +7,7 @@ net/http, and so Ollama, would have used. Nothing of the client's bytes is shown
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -27,6 +28,8 @@ CLEANUP_S: Final = 0.5
 _ADDED_LAST: Final = frozenset({"date", "content-length", "transfer-encoding", "connection"})
 """What Go's server writes behind the headers of a handler, which it sorts."""
 
+_REDIRECTIONS: Final = frozenset({HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT})
+
 _silent = logging.getLogger(f"{__name__}.aiohttp")
 _silent.disabled = True
 
@@ -43,13 +46,17 @@ class Caller(web.BaseRequest):
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         """Take out what the library adds, put in what a page of another origin must see.
 
-        Ollama sends no `Server`, and no type without a body.
+        Ollama sends no `Server`, and no type without a body. Its redirections come before it looks
+        at an `Origin`.
         """
         headers = response.headers
         headers.popall("Server", None)
-        if isinstance(response, Untyped) and not response.typed:
+        if not isinstance(response, Untyped):
+            for name in ("Date", "Content-Length"):
+                headers.extend((name, value) for value in headers.popall(name, ()))
+        elif not response.typed:
             headers.popall("Content-Type", None)
-        if self.granted:
+        if self.granted and response.status not in _REDIRECTIONS:
             _merge(headers, self.granted)
 
 
