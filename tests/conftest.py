@@ -15,6 +15,7 @@ from ollama_gate.ollama import Ollama
 from ollama_gate.simulator import Settings, SimulatedOllama
 from ollama_gate.simulator.demo import SimulatedCard, gate_config
 from ollama_gate.site import Site
+from tests.upstreams import Upstreams, opened_upstreams
 
 hypothesis_settings.register_profile("fast", max_examples=60, deadline=None)
 hypothesis_settings.register_profile("deep", max_examples=2000, deadline=None)
@@ -89,3 +90,9 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield session
+
+
+@pytest.fixture
+async def upstreams() -> AsyncIterator[Upstreams]:
+    async with opened_upstreams() as scripted:
+        yield scripted
