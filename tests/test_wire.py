@@ -77,8 +77,10 @@ def given_options(launch: Launch) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(launch, name)) is not None}
 
 
-def test_a_keep_alive_that_overflows_go_counts_as_for_ever() -> None:
-    assert chat(keep_alive=9_999_999_999).keep_alive_s == math.inf
+def test_a_keep_alive_that_overflows_go_lets_the_model_go_once_it_idles() -> None:
+    assert chat(keep_alive=9_223_372_036).keep_alive_s == 9_223_372_036
+    assert chat(keep_alive=9_223_372_037).keep_alive_s == 1e-9
+    assert chat(keep_alive="2562047h47m16.854775807s").keep_alive_s == math.inf
 
 
 # -------------------------------------------------------------------- routes

@@ -74,8 +74,10 @@ def answer(endpoint: Endpoint, case: dict[str, Any]) -> dict[str, Any]:
 def in_seconds(length_ns: int | None) -> float | None:
     if length_ns is None:
         return None
-    # An overflow and the longest length there is both mean for ever.
-    return math.inf if length_ns < 0 or length_ns == 2**63 - 1 else length_ns / 10**9
+    if length_ns == 2**63 - 1:
+        return math.inf
+    # What overflowed goes at once, yet is no request to unload, as 0 is.
+    return 1e-9 if length_ns < 0 else length_ns / 10**9
 
 
 def unloads(endpoint: Endpoint, ask: Ask) -> bool:

@@ -242,6 +242,8 @@ def go_base64(text: str) -> bytes:
 def duration_ns(value: Any) -> int:
     """`keep_alive`: seconds as a number or a Go duration as text; negative is for ever.
 
+    A number too large becomes the least length there is, as on x86-64.
+
     Raises:
         BadBodyError: for anything else.
     """
@@ -249,7 +251,9 @@ def duration_ns(value: Any) -> int:
         case bool():
             raise BadBodyError("Unsupported type: 'bool'")
         case Number():
-            return FOREVER_NS if value < 0 else min(FOREVER_NS, int(value * 1e9))
+            length_ns = value * 1e9
+            overflows = length_ns > FOREVER_NS
+            return FOREVER_NS if value < 0 else ~FOREVER_NS if overflows else int(length_ns)
         case str():
             parsed = parse_duration_ns(value)
             return FOREVER_NS if parsed < 0 else parsed

@@ -184,18 +184,29 @@ def check_arguments(written: str) -> None:
 
 
 def keep_alive(body: bytes, at: int, depth: int) -> tuple[Any, int]:
-    """How long to keep a model, in seconds: a number of them or Go's words; negative: for ever."""
+    """How long to keep a model, in seconds: a number of them or Go's words; negative: for ever.
+
+    A number too large for Go's nanoseconds becomes, on x86-64, the most negative length, and the
+    model goes as soon as it idles: a nanosecond stands for that, since 0 has a meaning of its own.
+    """
     value, end = anything(body, at, depth)
     if value is None:
         return None, end
     if isinstance(value, Text):
         length_ns = go_duration_ns(value.decode(body))
     elif isinstance(value, float):
-        length_ns = int(min(value * _SECOND_NS, _MAX_DURATION_NS)) if value >= 0 else -1
+        length_ns = _number_of_seconds_ns(value)
     else:
         raise HopelessError(f"expected a duration at byte {at}")
     for_ever = length_ns < 0 or length_ns == _MAX_DURATION_NS
     return math.inf if for_ever else length_ns / _SECOND_NS, end
+
+
+def _number_of_seconds_ns(value: float) -> int:
+    if value < 0:
+        return -1
+    length_ns = value * _SECOND_NS
+    return int(length_ns) if length_ns <= _MAX_DURATION_NS else 1
 
 
 def think(body: bytes, at: int, depth: int) -> tuple[Any, int]:
