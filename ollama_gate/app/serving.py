@@ -19,6 +19,9 @@ from ollama_gate.guard import Headers
 MAX_HEADER_BYTES: Final = 2**20
 """Go's HTTP server, and so Ollama, takes as much."""
 
+READ_BYTES: Final = 2**18
+"""What may have come of a body and not been taken yet; smaller, and large ones take many turns."""
+
 MAX_HEADERS: Final = 2**14
 """Go counts bytes only."""
 
@@ -137,6 +140,7 @@ class _Server(web.Server):
             access_log=None,
             logger=_silent,
             max_headers=MAX_HEADERS,
+            read_bufsize=READ_BYTES,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
         )

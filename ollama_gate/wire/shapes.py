@@ -7,6 +7,7 @@ What Go refuses (`UnmarshalTypeError` and its like) raises `HopelessError`.
 
 import math
 import re
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,6 +23,7 @@ from ollama_gate.wire.scan import (
     end_of_space,
     end_of_text,
     end_of_value,
+    is_free_of,
     matched,
     number_at,
     walk_array,
@@ -37,7 +39,11 @@ _ANY_LEVELS: Final = 4
 _INTEGER: Final = re.compile(rb"-?[0-9]{1,19}")
 _MAX_FLOAT32: Final = 2.0**128 - 2.0**103
 """From here on a float32 overflows when rounded."""
-_BASE64_TEXT: Final = re.compile(rb'"[A-Za-z0-9+/]*+={0,2}"')
+_PAD: Final = ord("=")
+_PADDING_MOST: Final = 2
+_NO_BASE64: Final = bytes(
+    set(range(256)).difference(string.ascii_letters.encode(), string.digits.encode(), b"+/")
+)
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*+={0,2}")
 _THINK_LEVELS: Final = frozenset({"high", "medium", "low", "max"})
 _NEXT: Final = SPACE + b"," + SPACE
@@ -150,21 +156,31 @@ def base64(body: bytes, at: int, depth: int) -> tuple[Any, int]:
     """Bytes: a string in padded base64, or a list of numbers."""
     if body.startswith(b"[", at):
         return _BYTES(body, at, depth)
-    found = _BASE64_TEXT.match(body, at)
-    if found is not None and (found.end() - at - 2) % 4 == 0:
-        return OPAQUE, found.end()
+    plain_end = _end_of_base64(body, at)
+    if plain_end is not None:
+        return OPAQUE, plain_end
     place, end = text(body, at, depth)
     if place is not None:
         check_base64(body, place)
     return place, end
 
 
+def _end_of_base64(body: bytes, at: int) -> int | None:
+    """Behind the string that begins here, if it is padded base64 without an escape."""
+    end = body.find(b'"', at + 1)
+    if not body.startswith(b'"', at) or end < 0 or (end - at - 1) % 4:
+        return None
+    letters_end = end
+    while (
+        letters_end > at + 1 and end - letters_end < _PADDING_MOST and body[letters_end - 1] == _PAD
+    ):
+        letters_end -= 1
+    return end + 1 if is_free_of(body, at + 1, letters_end, _NO_BASE64) else None
+
+
 def check_base64(body: bytes, place: Text) -> None:
     """Raise `HopelessError` unless Go could decode a string."""
-    found = _BASE64_TEXT.match(body, place.start)
-    if found is not None and (found.end() - place.start - 2) % 4 == 0:
-        return
-    if not is_base64(place.decode(body)):
+    if _end_of_base64(body, place.start) is None and not is_base64(place.decode(body)):
         raise HopelessError(f"illegal base64 data at byte {place.start}")
 
 
