@@ -118,7 +118,8 @@ async def read(request: Caller, limit_bytes: int) -> bytes:
     if expects(request):
         send_continue(request)
     parts, size = [], 0
-    async for part in request.content.iter_any():
+    # Piece by piece as it was received: anything larger would be joined, and joined again here.
+    async for part, _ in request.content.iter_chunks():
         size += len(part)
         if size > limit_bytes:
             raise BodyTooLargeError(
