@@ -1,5 +1,6 @@
 """What holds for every history, not for one story."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +13,18 @@ from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Command, Load
 from ollama_gate.scheduler.eviction import choose
 from ollama_gate.scheduler.line import Line
-from ollama_gate.scheduler.memory import Runner, Shortfall, serves
-from ollama_gate.scheduler.types import Bin, BinId, Launch, ModelKey, Priority, Request, RunnerState
+from ollama_gate.scheduler.memory import Books, Runner, Shortfall, most, serves, shortfall
+from ollama_gate.scheduler.types import (
+    Bin,
+    BinId,
+    Launch,
+    ModelKey,
+    Need,
+    Priority,
+    Request,
+    RequestId,
+    RunnerState,
+)
 from tests.play import GIB, SIZES, Play, a_request, a_resident
 
 TAU_S = (20.0, 120.0, 300.0)
@@ -100,6 +111,43 @@ def test_the_order_in_which_candidates_came_to_be_known_is_irrelevant(order: lis
     assert told(order) == told(range(5))
 
 
+@given(
+    firm=sizes,
+    more=sizes,
+    need=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    capacity=st.sampled_from([None, 16, 24, 48]),
+    cpu=st.sets(st.sampled_from([0, 1, 2, 9])),
+    max_loaded=st.integers(1, 9),
+)
+def test_whoever_needs_more_than_the_most_falls_short_whatever_else_goes(
+    firm: list[int],
+    more: list[int],
+    need: tuple[int, int],
+    capacity: int | None,
+    cpu: set[int],
+    max_loaded: int,
+) -> None:
+    runners = [
+        a_runner(str(number), size, Launch(num_gpu=0) if number in cpu else None)
+        for number, size in enumerate([*firm, *more])
+    ]
+    for runner in runners:
+        runner.free_at_load_bytes = None if capacity is None else capacity * GIB // 2
+    budget = None if capacity is None else capacity * GIB
+    books = Books(Bin(id=BinId("u/0"), upstream="u", capacity_bytes=budget, cpu=9 in cpu))
+    limits = most(books, runners[: len(firm)], elsewhere=1, max_loaded=max_loaded)
+    wanted = Need(footprint_bytes=need[0] * GIB, predicted_bytes=need[1] * GIB)
+    lacks = [
+        shortfall(wanted, books, runners[:count], elsewhere=1, max_loaded=max_loaded)
+        for count in range(len(firm), len(runners) + 1)
+    ]
+    if not limits.admit(wanted):
+        assert None not in lacks
+    elif limits.predicted_bytes < math.inf:
+        # And it is told by no more than that: with them alone it would fit.
+        assert lacks[0] is None
+
+
 # -------------------------------------------------------------------- the line
 
 
@@ -163,6 +211,120 @@ def test_of_two_who_came_together_the_first_stands_first() -> None:
     line.leave(first.id)
     line.join(first)
     assert line.in_order(6) == [second, first]
+
+
+Guest = tuple[tuple[str, Launch, int, tuple[str, ...]], float, Priority]
+
+kinds = st.tuples(
+    st.sampled_from(["a", "b"]),
+    st.sampled_from([Launch(), Launch(num_gpu=0)]),
+    st.sampled_from([2048, 4096]),
+    st.sampled_from([("u/0",), ("u/1",), ("u/0", "u/1"), ("u/1", "u/0")]),
+)
+guests = st.tuples(
+    kinds,
+    # So few times and classes that many come together.
+    st.one_of(st.integers(0, 40), st.floats(0, 40)),
+    st.sampled_from(Priority),
+)
+
+
+def a_varied_line(
+    drawn: Sequence[Guest],
+    leaving: set[int],
+    tau_s: tuple[float, float, float],
+) -> tuple[Line, list[Request]]:
+    """A line that some have left again, and who is in it in the order of joining."""
+    line, joined = Line(tau_s), []
+    for number, ((model, launch, num_ctx, bins), at, priority) in enumerate(drawn):
+        request = a_request(
+            str(number), model, at, launch=launch, num_ctx=num_ctx, bins=bins, priority=priority
+        )
+        line.join(request)
+        joined.append(request)
+    for number in sorted(leaving):
+        if number < len(drawn):
+            joined.remove(line.leave(RequestId(str(number))))
+    return line, joined
+
+
+def in_order_by_definition(
+    joined: Sequence[Request], tau_s: tuple[float, float, float], now: float
+) -> list[Request]:
+    """The overdue by the end of their patience, then the others by class; then age, then turn."""
+    ends_at = {request.id: request.arrived_at + tau_s[request.priority] for request in joined}
+    overdue = [request for request in joined if ends_at[request.id] <= now]
+    others = [request for request in joined if ends_at[request.id] > now]
+    return [
+        *sorted(overdue, key=lambda request: (ends_at[request.id], request.arrived_at)),
+        *sorted(others, key=lambda request: (request.priority, request.arrived_at)),
+    ]
+
+
+def kind_of(request: Request) -> object:
+    return request.model, request.launch, request.num_ctx, frozenset(request.needs)
+
+
+varied = {
+    "drawn": st.lists(guests, max_size=25),
+    "leaving": st.sets(st.integers(0, 24)),
+    "tau_s": st.sampled_from([(2.0, 12.0, 30.0), (0.0, 5.0, 5.0), (7.3, 0.1, math.inf)]),
+    "now": st.one_of(st.integers(0, 80), st.floats(0, 80)),
+}
+
+
+@given(**varied)
+def test_the_line_and_its_heads_stand_as_a_plain_sort_by_the_definition_says(
+    drawn: list[Guest],
+    leaving: set[int],
+    tau_s: tuple[float, float, float],
+    now: float,
+) -> None:
+    line, joined = a_varied_line(drawn, leaving, tau_s)
+    order = in_order_by_definition(joined, tau_s, now)
+    assert list(line) == joined
+    assert line.in_order(now) == order
+    first = {kind_of(request): request for request in reversed(order)}
+    heads = [request for request in order if first[kind_of(request)] is request]
+    assert line.heads(now) == heads
+    for model in ("a", "b", "nobody's"):
+        assert line.heads(now, ModelKey(model)) == [r for r in heads if r.model == model]
+
+
+@given(**varied)
+def test_whoever_is_the_first_of_the_heads_each_time_is_the_next_of_all(
+    drawn: list[Guest],
+    leaving: set[int],
+    tau_s: tuple[float, float, float],
+    now: float,
+) -> None:
+    line, joined = a_varied_line(drawn, leaving, tau_s)
+    for request in in_order_by_definition(joined, tau_s, now):
+        assert line.heads(now)[0] == request
+        line.leave(request.id)
+    assert line.heads(now) == []
+    assert list(line.rows()) == []
+
+
+@given(**varied)
+def test_a_line_knows_its_eldest_its_rows_and_whose_patience_ends_next(
+    drawn: list[Guest],
+    leaving: set[int],
+    tau_s: tuple[float, float, float],
+    now: float,
+) -> None:
+    line, joined = a_varied_line(drawn, leaving, tau_s)
+    assert line.eldest_arrived_at() == min((r.arrived_at for r in joined), default=None)
+    ends = [line.patience_ends_at(request) for request in joined]
+    ahead = [at for at in ends if at > now]
+    assert min(line.patience_ends(now), default=None) == min(ahead, default=None)
+    rows = list(line.rows())
+    assert line.as_joined(request for row in rows for request in row) == joined
+    for row in rows:
+        assert len({(kind_of(request), request.priority) for request in row}) == 1
+        assert [r.arrived_at for r in row] == sorted(r.arrived_at for r in row)
+    of_a = [request for row in line.rows(ModelKey("a")) for request in row]
+    assert line.as_joined(of_a) == [request for request in joined if request.model == "a"]
 
 
 # -------------------------------------------------------------------- serves

@@ -23,9 +23,11 @@ from ollama_gate.scheduler.eviction import choose
 from ollama_gate.scheduler.line import Line
 from ollama_gate.scheduler.memory import (
     Books,
+    Limits,
     Runner,
     Shortfall,
     memory_is_back,
+    most,
     serves,
     shortfall,
 )
@@ -170,8 +172,9 @@ class Machine:
 
     def _retry_after_s(self) -> float:
         # The eldest has waited so long for its turn; whoever comes now waits about as long.
-        eldest = min((request.arrived_at for request in self.line), default=self.now)
-        return min(max(self.now - eldest, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
+        eldest = self.line.eldest_arrived_at()
+        waited_s = 0.0 if eldest is None else self.now - eldest
+        return min(max(waited_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
 
     def _left(self, request_id: RequestId) -> None:
         if request_id in self.line:
@@ -230,12 +233,11 @@ class Machine:
 
     def _refuse_everybody_for(self, runner: Runner, failed: ev.LoadFailed) -> None:
         # What failed for one would fail for the others, each time at the cost of an eviction.
-        for request in self.line:
-            if request.model == runner.model and request.launch == runner.launch:
-                self.line.leave(request.id)
-                self._refuse(
-                    request.id, Refusal.LOAD_FAILED, status=failed.status, text=failed.text
-                )
+        rows = self.line.rows(runner.model)
+        alike = [r for row in rows if row[0].launch == runner.launch for r in row]
+        for request in self.line.as_joined(alike):
+            self.line.leave(request.id)
+            self._refuse(request.id, Refusal.LOAD_FAILED, status=failed.status, text=failed.text)
 
     def _unload_ended(self, event: ev.UnloadEnded) -> None:
         runner = self.runners[event.bin, event.model]
@@ -389,10 +391,18 @@ class Machine:
         return runner.since + (0.0 if runner.bin.cpu else self.policy.unread_recovery_s)
 
     def _refuse_after_outage(self) -> None:
-        for request in self.line:
-            if self.now >= self.outage_deadline(request):
-                self.line.leave(request.id)
-                self._refuse(request.id, Refusal.UPSTREAM_AWAY)
+        # Whoever came first gives up first, among those who are alike.
+        late = [
+            request
+            for row in self._rows_in_outage()
+            for request in takewhile(lambda r: self.now >= self.outage_deadline(r), row)
+        ]
+        for request in self.line.as_joined(late):
+            self.line.leave(request.id)
+            self._refuse(request.id, Refusal.UPSTREAM_AWAY)
+
+    def _rows_in_outage(self) -> Iterator[Sequence[Request]]:
+        return self.line.rows() if self.away_since else iter(())
 
     def outage_deadline(self, request: Request) -> float:
         """When a request gives up, if none of the upstreams that could serve it comes back."""
@@ -421,15 +431,44 @@ class Machine:
         """Decide whose model each bin loads next, and who makes room for it."""
         self.plans = {}
         undecided = [books for books in self.books.values() if self._open(books.bin)]
-        order = self.line.in_order(self.now)
-        homeless = [r for r in order if self.home_of(r) is None and not self._loads_for(r)]
-        for request in self._one_of_each(homeless):
+        heads = self.line.heads(self.now) if undecided else []
+        limits = {books.bin.id: self._most_for_the_patient(books) for books in undecided}
+        for place, request in self._homeless(heads):
             here = [books for books in undecided if books.bin.id in request.needs]
             if self.line.overdue(request, self.now):
-                self._decide(request, here, elders=order[: order.index(request)])
+                # Of each kind the head stands before the others, and one elder counts like many.
+                self._decide(request, here, elders=heads[:place])
             else:
+                # Most of them fail for the same reason: do not ask for each of them.
+                here = [b for b in here if limits[b.bin.id].admit(request.needs[b.bin.id])]
                 self._decide(request, here, elders=None)
             undecided = [books for books in undecided if books.bin.id not in self.plans]
+            if not undecided:
+                return
+
+    def _homeless(self, heads: Sequence[Request]) -> Iterator[tuple[int, Request]]:
+        """Those for whom something must be loaded, and where each stands.
+
+        One for each model and set of options: elsewhere the others would fare no better.
+        """
+        present = {runner.model for runner in self.runners.values()}
+        seen = set()
+        for place, request in enumerate(heads):
+            kind = request.model, request.launch, request.num_ctx
+            if kind in seen or (request.model in present and self._has_runner(request)):
+                continue
+            seen.add(kind)
+            yield place, request
+
+    def _most_for_the_patient(self, books: Books) -> Limits:
+        """What nobody may exceed for whom only runners go that are idle and unwanted."""
+        firm = [r for r in self._staying(books.bin) if not self._yields(r, 0.0, None)]
+        here = [runner for runner in firm if runner.bin.id == books.bin.id]
+        max_loaded = self.upstreams[books.bin.upstream].max_loaded
+        return most(books, here, elsewhere=len(firm) - len(here), max_loaded=max_loaded)
+
+    def _has_runner(self, request: Request) -> bool:
+        return self.home_of(request) is not None or self._loads_for(request)
 
     def _decide(
         self, request: Request, here: Sequence[Books], *, elders: Sequence[Request] | None
@@ -473,28 +512,13 @@ class Machine:
         """Whether a runner, once resident, is one that a request may be sent to."""
         return runner.bin.id in request.needs and serves(runner, request)
 
-    @staticmethod
-    def _one_of_each(requests: Sequence[Request]) -> Iterator[Request]:
-        """The first for each model and set of options; the others would fare no better."""
-        seen = set()
-        for request in requests:
-            kind = request.model, request.launch, request.num_ctx
-            if kind not in seen:
-                seen.add(kind)
-                yield request
-
     def _plan_for(
         self, request: Request, books: Books, *, elders: Sequence[Request] | None
     ) -> Plan | Held:
-        # What is leaving will have left by then. An upstream's other bins matter for `max_loaded`.
-        staying = [
-            runner
-            for runner in self._on_upstream(books.bin)
-            if runner.resident or runner.state is RunnerState.LOADING
-        ]
+        staying = self._staying(books.bin)
         need = request.needs[books.bin.id]
         load_s = self._load_guess_s(request.model, need.footprint_bytes)
-        yielding = [r for r in staying if r.resident and self._yields(r, load_s, elders)]
+        yielding = [r for r in staying if self._yields(r, load_s, elders)]
         # One runner a model: what holds other options must go, whatever room there is.
         forced = [runner for runner in staying if runner.model == request.model]
         eligible = sorted(
@@ -514,6 +538,14 @@ class Machine:
         ends = (self._quantum_ends_at(runner, load_s) for runner in incumbents)
         return Held(request=request, until=min((at for at in ends if at > self.now), default=None))
 
+    def _staying(self, bin_: Bin) -> list[Runner]:
+        # What is leaving will have left by then. An upstream's other bins matter for `max_loaded`.
+        return [
+            runner
+            for runner in self._on_upstream(bin_)
+            if runner.resident or runner.state is RunnerState.LOADING
+        ]
+
     def _yields(self, runner: Runner, load_s: float, elders: Sequence[Request] | None) -> bool:
         """Whether a runner may be asked to go: an idle one always, one in use only if overdue.
 
@@ -521,6 +553,8 @@ class Machine:
         two elders must not throw out each other's models for ever. Nor does it leave those
         unserved who have waited longer still.
         """
+        if not runner.resident:
+            return False
         wanted = self.is_wanted(runner)
         if runner.idle and not wanted:
             return True
@@ -544,7 +578,7 @@ class Machine:
 
     def is_wanted(self, runner: Runner) -> bool:
         """Whether somebody who waits could be served by it."""
-        return any(self.suits(runner, request) for request in self.line)
+        return any(self.suits(runner, row[0]) for row in self.line.rows(runner.model))
 
     def _lacking(
         self, request: Request, books: Books, beside: Collection[Runner]
@@ -651,11 +685,12 @@ class Machine:
         return None
 
     def _fill(self, runner: Runner) -> None:
-        for request in self.line.in_order(self.now):
-            if len(runner.running) >= runner.parallel:
+        while len(runner.running) < runner.parallel:
+            heads = self.line.heads(self.now, runner.model)
+            request = next((head for head in heads if self.suits(runner, head)), None)
+            if request is None:
                 return
-            if self.suits(runner, request):
-                self._forward(request, runner)
+            self._forward(request, runner)
 
     def _forward(self, request: Request, runner: Runner) -> None:
         self.line.leave(request.id)
@@ -686,9 +721,9 @@ class Machine:
 
     def _deadlines(self) -> Iterator[float]:
         """Every instant at which time alone may change what is to be done."""
-        for request in self.line:
-            yield self.line.patience_ends_at(request)
-            yield self.outage_deadline(request)
+        yield from self.line.patience_ends(self.now)
+        for row in self._rows_in_outage():
+            yield self.outage_deadline(row[0])
         for plan in self.plans.values():
             if isinstance(plan, Held) and plan.until is not None:
                 yield plan.until

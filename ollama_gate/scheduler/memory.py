@@ -4,6 +4,7 @@ Memory that is still leaving still counts; it is released when it is *seen* back
 say less than a reading does: what is used and not ours is somebody else's.
 """
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -292,6 +293,44 @@ def shortfall(
     if need.footprint_bytes > free:
         return Shortfall(rule="memory", missing_bytes=need.footprint_bytes - free)
     return None if books.bin.cpu else _eighty_percent(need, books, staying)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What `most` says; `inf` where there is no limit, below 0 where nobody fits."""
+
+    footprint_bytes: float
+    predicted_bytes: float
+
+    def admit(self, need: Need) -> bool:
+        """Whether a need is within both."""
+        return (
+            need.footprint_bytes <= self.footprint_bytes
+            and need.predicted_bytes <= self.predicted_bytes
+        )
+
+
+NOBODY = Limits(footprint_bytes=-1, predicted_bytes=-1)
+
+
+def most(books: Books, firm: Collection[Runner], *, elsewhere: int, max_loaded: int) -> Limits:
+    """The limits that `shortfall` sets to everybody beside these and whoever else remains.
+
+    A need beyond them falls short whatever else goes; one within them may fall short as well.
+    """
+    if len(firm) + elsewhere >= max_loaded:
+        return NOBODY
+    if not firm:
+        return Limits(footprint_bytes=math.inf, predicted_bytes=math.inf)
+    free = books.free_bytes(firm)
+    if free is None:
+        return NOBODY
+    # While none is on the card Ollama looks anew, and may find less free than beside one more.
+    believed = None
+    if not books.bin.cpu and not all(runner.launch.on_cpu for runner in firm):
+        believed = books.ollama_free_bytes(firm)
+    allowed = math.inf if believed is None else believed * OLLAMA_SHARE_PERCENT // 100
+    return Limits(footprint_bytes=free, predicted_bytes=allowed)
 
 
 def _eighty_percent(need: Need, books: Books, staying: Collection[Runner]) -> Shortfall | None:
