@@ -9,8 +9,11 @@ from ollama_gate.scheduler.machine import Held, Machine, Plan
 from ollama_gate.scheduler.memory import Runner, committed
 from ollama_gate.scheduler.types import (
     Bin,
+    BinId,
     BinView,
     Cause,
+    Launch,
+    ModelKey,
     Request,
     RunnerState,
     RunnerView,
@@ -19,12 +22,16 @@ from ollama_gate.scheduler.types import (
 )
 
 Reason = tuple[Cause, tuple[str, ...], float | None]
-"""A cause, the names of what is behind it, and when time alone ends it."""
+"""A cause, the names of what is behind it, and when time alone ends it for all of a kind."""
+
+Kind = tuple[ModelKey, Launch, int | None, tuple[BinId, ...]]
+"""Those who are alike in this wait for the same reason."""
 
 
 def snapshot(machine: Machine) -> Snapshot:
     """Everything at the instant of the machine's last event."""
     in_order = machine.line.in_order(machine.now)
+    reasons: dict[Kind, Reason] = {}
     return Snapshot(
         now=machine.now,
         bins=tuple(_bin_view(machine, books.bin) for books in machine.books.values()),
@@ -32,7 +39,8 @@ def snapshot(machine: Machine) -> Snapshot:
             _runner_view(machine, runner) for runner in _sorted(machine.runners.values())
         ),
         waiting=tuple(
-            _waiting(machine, request, position) for position, request in enumerate(in_order, 1)
+            _waiting(machine, request, position, reasons)
+            for position, request in enumerate(in_order, 1)
         ),
         running=tuple(machine.running.values()),
         closing=machine.closing,
@@ -74,7 +82,9 @@ def _runner_view(machine: Machine, runner: Runner) -> RunnerView:
         footprint_bytes=runner.footprint_bytes,
         parallel=runner.parallel,
         running=tuple(runner.running),
-        waiting=sum(machine.suits(runner, request) for request in machine.line),
+        waiting=sum(
+            len(row) for row in machine.line.rows(runner.model) if machine.suits(runner, row[0])
+        ),
         draining=machine.is_draining(runner),
         idle_since=runner.idle_since if idle else None,
         expires_at=runner.expires_at if idle else None,
@@ -82,16 +92,32 @@ def _runner_view(machine: Machine, runner: Runner) -> RunnerView:
     )
 
 
-def _waiting(machine: Machine, request: Request, position: int) -> Waiting:
-    cause, behind, until = why(machine, request)
+def _waiting(
+    machine: Machine, request: Request, position: int, reasons: dict[Kind, Reason]
+) -> Waiting:
+    kind = request.model, request.launch, request.num_ctx, tuple(request.needs)
+    if kind not in reasons:
+        reasons[kind] = why(machine, request)
+    cause, behind, until = reasons[kind]
+    match cause:
+        case Cause.UPSTREAM_AWAY:
+            until = machine.outage_deadline(request)
+        case Cause.BEHIND | Cause.NO_ROOM:
+            until = machine.line.patience_ends_at(request)
+        case _:
+            pass
     return Waiting(request=request, position=position, cause=cause, behind=behind, until=until)
 
 
 def why(machine: Machine, request: Request) -> Reason:
-    """Why a request waits: the first of the causes that holds, from the nearest to the farthest."""
+    """Why a request waits, and all of its kind.
+
+    The first of the causes that holds, from the nearest to the farthest. When the request's own
+    age ends it is not said here.
+    """
     upstreams = {machine.books[bin_id].bin.upstream for bin_id in request.needs}
     if upstreams <= machine.away_since.keys():
-        return Cause.UPSTREAM_AWAY, tuple(sorted(upstreams)), machine.outage_deadline(request)
+        return Cause.UPSTREAM_AWAY, tuple(sorted(upstreams)), None
     return (
         _at_home(machine, request)
         or _at_the_loader(machine, request, upstreams)
@@ -119,16 +145,15 @@ def _at_the_loader(machine: Machine, request: Request, upstreams: set[str]) -> R
 
 
 def _in_the_plans(machine: Machine, request: Request) -> Reason:
-    patience_ends_at = machine.line.patience_ends_at(request)
     plans = [machine.plans.get(bin_id) for bin_id in request.needs]
     for plan in plans:
         if plan is not None and _same_kind(plan.request, request):
             return _its_own(machine, plan)
     for plan in plans:
         if plan is not None:
-            return Cause.BEHIND, (plan.request.name,), patience_ends_at
+            return Cause.BEHIND, (plan.request.name,), None
     here = (r for r in machine.runners.values() if r.bin.id in request.needs)
-    return Cause.NO_ROOM, _names(here), patience_ends_at
+    return Cause.NO_ROOM, _names(here), None
 
 
 def _its_own(machine: Machine, plan: Plan | Held) -> Reason:
