@@ -156,7 +156,7 @@ class Gate:
         self._ended: OrderedDict[RequestId, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._armed_for: float | None = None
+        self._armed_for = math.inf
         self._answers = {name: asyncio.Event() for name in engines}
         self._healthy: dict[str, bool | None] = dict.fromkeys(engines)
         self._lost_at = dict.fromkeys(engines, -math.inf)
@@ -381,13 +381,17 @@ class Gate:
 
     def _arm_timer(self) -> None:
         at = self._machine.next_wakeup()
-        if at == self._armed_for:
+        # One that rings too soon does no harm, and is cheaper than a new one for each request.
+        if at is None or at >= self._armed_for:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._armed_for = at
-        loop = asyncio.get_running_loop()
-        self._timer = None if at is None else loop.call_at(at, self._tell, ev.Ticked())
+        self._timer = asyncio.get_running_loop().call_at(at, self._rings)
+
+    def _rings(self) -> None:
+        self._armed_for = math.inf
+        self._tell(ev.Ticked())
 
     def _obey(self, command: Command) -> None:
         match command:

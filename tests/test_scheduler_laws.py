@@ -9,8 +9,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler import events as ev
-from ollama_gate.scheduler.commands import Command, Load
+from ollama_gate.scheduler.commands import Command, Load, Unload
 from ollama_gate.scheduler.eviction import choose
 from ollama_gate.scheduler.line import Line
 from ollama_gate.scheduler.memory import Books, Runner, Shortfall, most, serves, shortfall
@@ -420,3 +421,56 @@ def test_the_same_history_gives_the_same_commands(seed: int) -> None:
 @given(seed=st.integers(0, 10_000))
 def test_whatever_an_event_asks_for_is_done_at_once(seed: int) -> None:
     perform(seed, tick=True, again=True)
+
+
+# -------------------------------------------------------------------- what is most common
+
+
+class Plodding(Machine):
+    """Settles after every event, whatever it was."""
+
+    def _is_calm(self) -> bool:
+        return False
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from("cde"), st.floats(0, 40)), max_size=40)
+)
+def test_calm_events_come_to_what_a_settlement_would(steps: list[tuple[int, str, float]]) -> None:
+    quick, slow = Play(keep_alive_s=60.0), Play(keep_alive_s=60.0)
+    slow.machine.__class__ = Plodding
+    now, here = 0.0, list[str]()
+    for number, (kind, model, pause_s) in enumerate(steps):
+        now += pause_s
+        request_id = f"r{number}"
+        event: ev.Event = ev.Ticked()
+        if kind > 1:
+            keep_alive_s = (None, 0.0, 30.0)[number % 3]
+            request = a_request(request_id, model, now, parallel=2, keep_alive_s=keep_alive_s)
+            event = ev.Arrived(request=request)
+            here.append(request_id)
+        elif kind and here:
+            event = ev.Left(id=RequestId(here.pop(number % len(here))))
+        todo = [event]
+        while todo:
+            event = todo.pop(0)
+            commands = quick.tell(now, event)
+            assert commands == slow.tell(now, event)
+            assert quick.wakes_at() == slow.wakes_at()
+            todo += ended(commands)
+
+
+def ended(commands: Sequence[Command]) -> list[ev.Event]:
+    """Whatever is ordered is done at once."""
+    events: list[ev.Event] = []
+    for command in commands:
+        match command:
+            case Load():
+                events.append(
+                    ev.LoadEnded(bin=command.bin, model=command.model, outcome=ev.Loaded())
+                )
+            case Unload():
+                events.append(ev.UnloadEnded(bin=command.bin, model=command.model))
+            case _:
+                pass
+    return events

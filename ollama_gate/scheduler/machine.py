@@ -109,11 +109,37 @@ class Machine:
         assert now >= self.now, f"time went back from {self.now} to {now}"
         self.now = now
         self._commands = []
+        was_calm = self._is_calm()
         self._book(event)
-        self._settle()
+        if not (was_calm and self._stays_calm(event)):
+            self._settle()
         ahead = (at for at in self._deadlines() if now < at < math.inf)
         self._wakeup = min(ahead, default=None)
         return self._commands
+
+    def _is_calm(self) -> bool:
+        """Whether nobody waits and no time has come, so that a settlement would change nothing."""
+        return not (
+            self.line or self.plans or (self._wakeup is not None and self.now >= self._wakeup)
+        )
+
+    def _stays_calm(self, event: ev.Event) -> bool:
+        """Deal with what is most common, to the effect that a settlement would have.
+
+        Most requests find their model resident and a slot free, and leave nobody behind who waits.
+        """
+        match event:
+            case ev.Arrived():
+                for runner in self._by_name(self._homes_of(event.request)):
+                    if event.request.id in self.line and len(runner.running) < runner.parallel:
+                        self._forward(event.request, runner)
+                        return True
+            case ev.Left():
+                self._expire()
+                return not self._commands
+            case _:
+                pass
+        return False
 
     def next_wakeup(self) -> float | None:
         """When to send `Ticked` if nothing else happens; always in the future, or never."""
