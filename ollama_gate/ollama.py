@@ -52,17 +52,18 @@ def end_to_end(headers: Iterable[Header], without: frozenset[bytes] = frozenset(
         headers: as they came; repeated ones stay repeated.
         without: names in lower case.
     """
-    passed, named = [], set[bytes]()
-    for header in headers:
-        name = header[0].lower()
-        if name == b"connection":
-            named.update(token.strip().lower() for token in header[1].split(b","))
-        elif name not in HOP_BY_HOP and name not in without:
-            passed.append(header)
-    # Nearly always only `keep-alive` and `close`, which are no headers to pass on.
-    if named - {b"keep-alive", b"close"}:
-        return [header for header in passed if header[0].lower() not in named]
-    return passed
+    given = [(header[0].lower(), header) for header in headers]
+    named = {
+        token.strip().lower()
+        for name, (_, value) in given
+        if name == b"connection"
+        for token in value.split(b",")
+    }
+    return [
+        header
+        for name, header in given
+        if name not in HOP_BY_HOP and name not in without and name not in named
+    ]
 
 
 class Ollama:

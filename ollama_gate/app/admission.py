@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-import uuid
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
@@ -200,7 +200,7 @@ class Admission:
         )
 
     def _new_id(self, request: Caller) -> RequestId:
-        gate_id = RequestId(uuid.uuid4().hex)
+        gate_id = RequestId(secrets.token_hex(16))
         given = request.headers.get("X-Request-Id")
         if given:
             self._by_client_id[given] = gate_id

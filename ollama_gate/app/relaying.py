@@ -29,8 +29,10 @@ class Relayed(Untyped):
 
     def __init__(self, answer: Answer, added: Iterable[tuple[str, str]]) -> None:
         headers = CIMultiDict(
-            (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
-            for name, value in end_to_end(answer.headers)
+            [
+                (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+                for name, value in end_to_end(answer.headers)
+            ]
         )
         for name, text in added:
             headers.setdefault(name, text)

@@ -38,8 +38,13 @@ _OPTIONS: Final[Mapping[str, Callable[[Any], bool]]] = {
 number, and where Go wants an integer it cuts the fraction off."""
 
 
+_NOTHING: Final = Launch()
+
+
 def launch_options(options: Mapping[str, Any] | None, *, shift: bool | None = None) -> Launch:
     """What the `options` of a native request ask for; raises `HopelessError` for a wrong type."""
+    if not options and shift is None:
+        return _NOTHING
     given = {name: value for name, value in (options or {}).items() if value is not None}
     for name, value in given.items():
         fits = _OPTIONS.get(name)

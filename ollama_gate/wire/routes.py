@@ -29,7 +29,7 @@ class Endpoint(Enum):
     @property
     def dialect(self) -> Dialect:
         """How its errors are spelled."""
-        return dialect_of(self.value)
+        return _DIALECTS[self]
 
 
 _BY_PATH: Final = {endpoint.value: endpoint for endpoint in Endpoint}
@@ -45,3 +45,6 @@ def dialect_of(path: str) -> Dialect:
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return Dialect.ANTHROPIC
     return Dialect.OPENAI if path.startswith("/v1/") else Dialect.NATIVE
+
+
+_DIALECTS: Final = {endpoint: dialect_of(endpoint.value) for endpoint in Endpoint}
