@@ -18,6 +18,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 
 LONGEST_HEADER_BYTES: Final = 2**20  # http.DefaultMaxHeaderBytes
+MOST_HEADERS: Final = 2**16  # net/http counts bytes alone
 BUFFER_BYTES: Final = 2048  # more than this is sent before its length is known
 LINGER_S: Final = 0.5  # how long a connection to be closed may still send
 
@@ -27,6 +28,7 @@ _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?]*)(.*)", re.DOTALL)
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ENCODED = re.compile(r"[A-Za-z0-9\-_.~$&+,/:;=@!'()*\[\]%]*")
 _NO_HOST = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@%\[\]]")
+_NAMED = re.compile(r"b['\"].*:")  # a line that has a name, in what aiohttp shows of it
 _UNESCAPED: Final = "-_.~$&+,/:;=@"
 _LAST_HEADERS: Final = ("Date", "Content-Length", "Connection", "Transfer-Encoding")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -156,6 +158,15 @@ def asterisk(request: web.BaseRequest) -> Bare:
     return Bare(f"{version} 400 Bad Request", "Connection: close", date, "Content-Length: 0")
 
 
+def unconnected() -> web.Response:
+    """`CONNECT` with a host and a port, which has no path that anybody would serve."""
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return web.Response(status=404, headers=headers, body=b"404 page not found\n")
+
+
 def unexpected() -> Bare:
     """An `Expect` that is not `100-continue`."""
     date = f"Date: {formatdate(usegmt=True)}"
@@ -166,6 +177,14 @@ class GoRequest(web.BaseRequest):
     """A request whose body is asked for when it is read, and read away if it is not."""
 
     _is_asked_for = False
+
+    def give_up_if_left(self) -> None:
+        """From here on a client that closes even half of the connection counts as gone.
+
+        Go ends the request's context then; what takes long stops and says nothing any more.
+        """
+        if isinstance(self.protocol, _Connection):
+            self.protocol.hang_up_if_left()
 
     @property
     def expectation(self) -> str:
@@ -179,8 +198,13 @@ class GoRequest(web.BaseRequest):
             yield block
 
     async def whole(self) -> bytes:
-        """All of the body."""
+        """All of the body, or all that will ever come of it."""
+        self._end_if_left()
         return b"".join([block async for block in self.blocks()])
+
+    def _end_if_left(self) -> None:
+        if isinstance(self.protocol, _Connection) and self.protocol.is_half_closed:
+            self.content.feed_eof()
 
     def _ask(self) -> None:
         waits = self._awaits_word
@@ -211,6 +235,8 @@ class GoRequest(web.BaseRequest):
         if await self._is_left_unread():
             response.force_close()
             headers["Connection"] = "close"
+        if isinstance(self.protocol, _Connection) and self.protocol.ends:
+            response.force_close()
         ending = [(key, headers.popall(key)) for key in _LAST_HEADERS if key in headers]
         others = sorted(headers.items(), key=lambda header: header[0])
         headers.clear()
@@ -220,6 +246,7 @@ class GoRequest(web.BaseRequest):
 
     async def _is_left_unread(self) -> bool:
         """Whether the body is too long to read away, or not even sent yet."""
+        self._end_if_left()
         if self._awaits_word or (self.content_length or 0) > _DRAINED_BYTES:
             return not self.content.at_eof()
         drained = 0
@@ -232,9 +259,40 @@ Handler = Callable[[GoRequest], Awaitable[web.StreamResponse]]
 
 
 class _Connection(web.RequestHandler):
-    """One connection; what cannot be read is refused in Go's words."""
+    """One connection; what cannot be read is refused in Go's words.
 
-    __slots__ = ()
+    Attributes:
+        gives_up: whether the answer under way stops when the client leaves.
+        is_half_closed: whether the client will send nothing any more; it is still answered.
+    """
+
+    __slots__ = ("gives_up", "is_half_closed")
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.is_half_closed = False
+        self.gives_up = False
+
+    @property
+    def ends(self) -> bool:
+        """Whether the answer under way is the last one."""
+        return self.is_half_closed and not self._messages
+
+    def hang_up_if_left(self) -> None:
+        """Hang up when the client will send nothing any more."""
+        self.gives_up = True
+        if self.is_half_closed and self.transport is not None:
+            self.transport.close()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Stay open to answer what has been asked."""
+        self.is_half_closed = True
+        is_idle = self._waiter is not None and not self._messages
+        if is_idle or self.gives_up:
+            return None
+        if isinstance(self._current_request, GoRequest):
+            self._current_request.content.feed_eof()
+        return True
 
     def handle_error(
         self,
@@ -254,7 +312,7 @@ def _complaint(message: str) -> str:
     """What Go adds for the complaints of aiohttp's parser that it has words for."""
     if "Missing 'Host'" in message:
         return ": missing required Host header"
-    if "header token" in message or "header name" in message:
+    if ("header token" in message or "header name" in message) and _NAMED.search(message):
         return ": invalid header name"
     return ""
 
@@ -272,6 +330,7 @@ class GoServer(web.Server):
             lingering_time=LINGER_S,
             max_line_size=LONGEST_HEADER_BYTES,
             max_field_size=LONGEST_HEADER_BYTES,
+            max_headers=MOST_HEADERS,
         )
 
     def __call__(self) -> web.RequestHandler:
@@ -283,4 +342,6 @@ def _request(
     message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]
 ) -> GoRequest:
     loop = asyncio.get_running_loop()
+    if isinstance(protocol, _Connection):
+        protocol.gives_up = False
     return GoRequest(message, payload, protocol, writer, task, loop, client_max_size=0)

@@ -69,8 +69,10 @@ def _origin_passes(origin: str) -> bool:
 
 
 def _without_port(host: str) -> str:
+    """`net.SplitHostPort`; brackets without a port behind them stay, and are nobody's name."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        name, _, port = host[1:].partition("]:")
+        return host if not port and not host.endswith("]:") else name
     return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 

@@ -37,6 +37,7 @@ from ollama_gate.simulator.gohttp import (
     parse_target,
     redirection,
     refused,
+    unconnected,
     unexpected,
     unspoken,
 )
@@ -71,11 +72,13 @@ class _Route:
 
     Attributes:
         is_read: whether its body is read for it.
+        is_long: whether it may take a while, and stops when its client leaves.
     """
 
     handler: Handler
     error_body: ErrorBody | None = None
     is_read: bool = True
+    is_long: bool = False
 
 
 def make_server(world: World) -> GoServer:
@@ -115,6 +118,8 @@ async def _dispatch(
     route = methods[request.method]
     is_read = route.is_read and request.method in _BODIED
     body = await request.whole() if is_read else b""
+    if route.is_long:
+        request.give_up_if_left()
     call = Call(world, context, body, request.headers, target.query[1:], parameter, request.blocks)
     return await _answer(request, route, call, verdict)
 
@@ -126,6 +131,8 @@ def _before_gin(request: GoRequest) -> web.StreamResponse | None:
         return refusal
     if request.raw_path == "*":
         return asterisk(request)
+    if request.method == "CONNECT" and not request.raw_path.startswith("/"):
+        return unconnected()
     try:
         target = parse_target(request.raw_path)
     except BadTargetError:
@@ -268,23 +275,27 @@ _ROUTES: Mapping[str, Mapping[str, _Route]] = {
     "/api/tags": {method: _Route(listing.tags) for method in ("HEAD", "GET")},
     "/api/ps": {"GET": _Route(listing.ps)},
     "/api/show": {"POST": _Route(listing.show)},
-    "/api/generate": {"POST": _Route(native.generate)},
-    "/api/chat": {"POST": _Route(native.chat)},
-    "/api/embed": {"POST": _Route(native.embed)},
-    "/api/embeddings": {"POST": _Route(native.embeddings)},
-    "/v1/chat/completions": {"POST": _Route(openai.chat_completions, openai.error_body)},
-    "/v1/completions": {"POST": _Route(completions.completions, openai.error_body)},
-    "/v1/embeddings": {"POST": _Route(openai.embeddings, openai.error_body)},
+    "/api/generate": {"POST": _Route(native.generate, is_long=True)},
+    "/api/chat": {"POST": _Route(native.chat, is_long=True)},
+    "/api/embed": {"POST": _Route(native.embed, is_long=True)},
+    "/api/embeddings": {"POST": _Route(native.embeddings, is_long=True)},
+    "/v1/chat/completions": {
+        "POST": _Route(openai.chat_completions, openai.error_body, is_long=True)
+    },
+    "/v1/completions": {"POST": _Route(completions.completions, openai.error_body, is_long=True)},
+    "/v1/embeddings": {"POST": _Route(openai.embeddings, openai.error_body, is_long=True)},
     "/v1/models": {"GET": _Route(openai.models, openai.error_body)},
-    "/v1/responses": {"POST": _Route(responses.responses, openai.error_body)},
-    "/v1/messages": {"POST": _Route(anthropic.messages, anthropic.error_body)},
-    "/v1/audio/transcriptions": {"POST": _Route(transcribe.transcriptions, openai.error_body)},
+    "/v1/responses": {"POST": _Route(responses.responses, openai.error_body, is_long=True)},
+    "/v1/messages": {"POST": _Route(anthropic.messages, anthropic.error_body, is_long=True)},
+    "/v1/audio/transcriptions": {
+        "POST": _Route(transcribe.transcriptions, openai.error_body, is_long=True)
+    },
     "/v1/models/:model": {"GET": _Route(_one_model, openai.error_body)},
-    "/api/pull": {"POST": _Route(management.pull)},
-    "/api/push": {"POST": _Route(management.push)},
+    "/api/pull": {"POST": _Route(management.pull, is_long=True)},
+    "/api/push": {"POST": _Route(management.push, is_long=True)},
     "/api/copy": {"POST": _Route(management.copy)},
     "/api/delete": {"DELETE": _Route(management.delete)},
-    "/api/create": {"POST": _Route(create)},
+    "/api/create": {"POST": _Route(create, is_long=True)},
     "/api/blobs/:digest": {
         "HEAD": _Route(blobs.head),
         "POST": _Route(blobs.upload, is_read=False),
