@@ -222,7 +222,6 @@ def _keep_alive() -> list[Case]:
         "microseconds with a micro sign": '"400000000\u00b5s"',
         "a plus sign": '"+3m"',
         "negative text": '"-1m"',
-        "more than there is": "1e12",
         "null": "null",
     }
     watched = [
@@ -324,6 +323,12 @@ def _keep_alive() -> list[Case]:
                     '"messages":[{"role":"user","content":"x"}]}',
                 ),
                 get("/api/ps", masks=_EXPIRING),
+                empty=True,
+            ),
+            case(
+                "keep_alive/more than there is",
+                post("/api/generate", '{"model":"@chat@","keep_alive":1e12}'),
+                Ask(target="/api/ps", until=r'"models":\[\]'),
                 empty=True,
             ),
             case(
