@@ -28,6 +28,8 @@ _VIA: Final = VIA.decode()
 _NO_HOST: Final = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@%\[\]]")
 """What Go takes no `Host` with."""
 
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
 _api = log.get(log.Component.API)
 
 
@@ -136,11 +138,12 @@ class Face:
     async def _handle(self, request: Caller) -> web.StreamResponse:
         """Admit an inference request; relay anything else at once."""
         if not relaying.target(request):
-            return _home(request.method)
+            return _nowhere() if request.method == "CONNECT" else _home(request.method)
         endpoint = wire.endpoint_of(request.method, _path(request))
         unusual = relaying.expects(request) not in {"", "100-continue"}
         if endpoint is None or unusual:
             return await self._passage.take(request)
+        await request.give_up_if_left()
         return await self._admission.take(request, endpoint)
 
 
@@ -149,6 +152,8 @@ def _unspoken(request: Caller) -> web.StreamResponse | None:
     if request.version.major > 1:
         return Refused("505 HTTP Version Not Supported: unsupported protocol version")
     if request.version.major < 1:
+        return Refused("400 Bad Request")
+    if _BAD_ESCAPE.search(relaying.target(request).partition("?")[0]):
         return Refused("400 Bad Request")
     host = request.headers.get("Host")
     if host is None and request.version >= HttpVersion11:
@@ -160,12 +165,19 @@ def _unspoken(request: Caller) -> web.StreamResponse | None:
 
 def _home(method: str) -> web.Response:
     """Where Go sends who names a host and no path."""
-    response = web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers={"Location": "/"})
-    if method in {"GET", "HEAD"}:
-        response.headers["Content-Type"] = "text/html; charset=utf-8"
-    if method == "GET":
-        response.body = b'<a href="/">Temporary Redirect</a>.\n\n'
-    return response
+    headers = {"Content-Type": "text/html; charset=utf-8"} if method in {"GET", "HEAD"} else {}
+    page = b'<a href="/">Temporary Redirect</a>.\n\n' if method == "GET" else None
+    headers["Location"] = "/"
+    return web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers=headers, body=page)
+
+
+def _nowhere() -> web.Response:
+    """What Go says to `CONNECT` with a host and a port: there is no path to look for."""
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return web.Response(status=HTTPStatus.NOT_FOUND, headers=headers, body=b"404 page not found\n")
 
 
 def _host(request: Caller) -> str:

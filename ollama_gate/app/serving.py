@@ -6,6 +6,7 @@ net/http, and so Ollama, would have used. Nothing of the client's bytes is shown
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -31,6 +32,12 @@ CLEANUP_S: Final = 0.5
 _ADDED_LAST: Final = frozenset({"date", "content-length", "transfer-encoding", "connection"})
 """What Go's server writes behind the headers of a handler, which it sorts."""
 
+HALF_CLOSED_S: Final = 1.0
+"""How long who has closed the sending half is answered, who may as well have closed both."""
+
+_NAMED: Final = re.compile(r"b['\"].*:")
+"""A line with a name, in what the library shows of one that is no header."""
+
 _REDIRECTIONS: Final = frozenset({HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT})
 
 _silent = logging.getLogger(f"{__name__}.aiohttp")
@@ -46,6 +53,14 @@ class Caller(web.BaseRequest):
 
     granted: Headers = ()
 
+    async def give_up_if_left(self) -> None:
+        """From here on a client that closes even its sending half counts as gone.
+
+        So does Go, for whatever takes long; and most clients that do it have closed both halves.
+        """
+        if isinstance(self.protocol, _Connection):
+            await self.protocol.give_up_if_left()
+
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         """Take out what the library adds, put in what a page of another origin must see.
 
@@ -59,6 +74,8 @@ class Caller(web.BaseRequest):
                 headers.extend((name, value) for value in headers.popall(name, ()))
         elif not response.typed:
             headers.popall("Content-Type", None)
+        if isinstance(self.protocol, _Connection) and self.protocol.ends:
+            response.force_close()
         if self.granted and response.status not in _REDIRECTIONS:
             _merge(headers, self.granted)
 
@@ -99,7 +116,45 @@ class Refused(Untyped):
 class _Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ()
+    __slots__ = ("_gives_up", "_is_half_closed", "_request")
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._gives_up = False
+        self._is_half_closed = False
+        self._request: Caller | None = None
+
+    def begins(self, request: Caller) -> None:
+        """A request's turn has come."""
+        self._request = request
+        self._gives_up = False
+
+    @property
+    def ends(self) -> bool:
+        """Whether the answer under way is the last one."""
+        return self._is_half_closed and not self._messages
+
+    async def give_up_if_left(self) -> None:
+        """Hang up when the client will send nothing any more."""
+        self._gives_up = True
+        if self._is_half_closed and self.transport is not None:
+            self.transport.close()
+            await asyncio.Event().wait()  # the end of the connection cancels this
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Stay a little, if a whole request has come that is not answered yet."""
+        is_idle = self._waiter is not None and not self._messages
+        if is_idle or self._is_cut() or self._gives_up or self.transport is None:
+            return None
+        self._is_half_closed = True
+        asyncio.get_running_loop().call_later(HALF_CLOSED_S, self.transport.close)
+        return True
+
+    def _is_cut(self) -> bool:
+        """Whether the last request lacks some of its body."""
+        if self._messages:
+            return not self._messages[-1][1].is_eof()
+        return self._request is not None and not self._request.content.is_eof()
 
     def handle_error(
         self,
@@ -119,7 +174,7 @@ def _complaint(message: str) -> str:
     """What Go adds, as far as the library's parser tells."""
     if "Missing 'Host'" in message:
         return ": missing required Host header"
-    if "header token" in message or "header name" in message:
+    if ("header token" in message or "header name" in message) and _NAMED.search(message):
         return ": invalid header name"
     return ""
 
@@ -153,7 +208,10 @@ class _Server(web.Server):
 def _caller(
     message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]
 ) -> Caller:
-    return Caller(message, payload, protocol, writer, task, asyncio.get_running_loop())
+    request = Caller(message, payload, protocol, writer, task, asyncio.get_running_loop())
+    if isinstance(protocol, _Connection):
+        protocol.begins(request)
+    return request
 
 
 def make_runner(handler: Handler) -> web.ServerRunner:

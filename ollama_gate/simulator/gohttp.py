@@ -178,13 +178,13 @@ class GoRequest(web.BaseRequest):
 
     _is_asked_for = False
 
-    def give_up_if_left(self) -> None:
+    async def give_up_if_left(self) -> None:
         """From here on a client that closes even half of the connection counts as gone.
 
         Go ends the request's context then; what takes long stops and says nothing any more.
         """
         if isinstance(self.protocol, _Connection):
-            self.protocol.hang_up_if_left()
+            await self.protocol.hang_up_if_left()
 
     @property
     def expectation(self) -> str:
@@ -278,11 +278,12 @@ class _Connection(web.RequestHandler):
         """Whether the answer under way is the last one."""
         return self.is_half_closed and not self._messages
 
-    def hang_up_if_left(self) -> None:
+    async def hang_up_if_left(self) -> None:
         """Hang up when the client will send nothing any more."""
         self.gives_up = True
         if self.is_half_closed and self.transport is not None:
             self.transport.close()
+            await asyncio.Event().wait()  # the end of the connection cancels this
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Stay open to answer what has been asked."""

@@ -119,7 +119,7 @@ async def _dispatch(
     is_read = route.is_read and request.method in _BODIED
     body = await request.whole() if is_read else b""
     if route.is_long:
-        request.give_up_if_left()
+        await request.give_up_if_left()
     call = Call(world, context, body, request.headers, target.query[1:], parameter, request.blocks)
     return await _answer(request, route, call, verdict)
 

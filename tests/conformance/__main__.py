@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         roles=dict(given.models),
         known=load_known(given.known) if given.known else (),
         timeout_s=given.timeout,
+        settle_s=given.settle,
     )
     try:
         outcomes = asyncio.run(run(CASES, plan, _progress))
@@ -85,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
         default=EXPIRY_TOLERANCE_S,
         metavar="SECONDS",
         help="by how much an expires_at may differ (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="pause for the proxy to see what was unloaded behind its back (default: none)",
     )
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one step")
     return parser

@@ -49,10 +49,17 @@ class Side:
         label: one word; both sides' are of the same length, so that lengths of answers are, too.
         values: what fills the places of roles.
         timeout_s: how long one step may take.
+        settle_s: how long to wait before a case that begins with nothing loaded.
     """
 
     def __init__(
-        self, url: str, label: str, values: Mapping[str, str], *, timeout_s: float
+        self,
+        url: str,
+        label: str,
+        values: Mapping[str, str],
+        *,
+        timeout_s: float,
+        settle_s: float = 0.0,
     ) -> None:
         parts = urlsplit(url)
         self.url = url
@@ -61,6 +68,7 @@ class Side:
         self._port = parts.port or 80
         self._prefix = parts.path.rstrip("/")
         self._timeout_s = timeout_s
+        self._settle_s = settle_s
         self._values = {
             **values,
             "host": parts.netloc,
@@ -80,6 +88,7 @@ class Side:
         answered: list[Answered] = []
         if case.from_empty:
             await self.unload_all()
+            await asyncio.sleep(self._settle_s)
         try:
             for step in case.steps:
                 answered += await self._step(step, captures)

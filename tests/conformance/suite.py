@@ -100,6 +100,8 @@ class Plan:
     Attributes:
         roles: names of models by role, before what is found out from the upstream.
         known: differences that count as known.
+        settle_s: what a proxy needs to see what was done to the Ollama behind its back: the
+            straight side loads and unloads there, too.
     """
 
     straight: str
@@ -109,6 +111,7 @@ class Plan:
     roles: dict[str, str] = field(default_factory=dict)
     known: Sequence[Known] = ()
     timeout_s: float = 120.0
+    settle_s: float = 0.0
 
 
 def load_known(path: Path) -> list[Known]:
@@ -179,8 +182,11 @@ async def run(
     roles = find_roles((await scout.json("/api/tags"))["models"]) | plan.roles
     values = values_of(roles) | {"run": uuid.uuid4().hex}
     sides = tuple(
-        Side(url, label, values, timeout_s=plan.timeout_s)
-        for url, label in ((plan.straight, "a"), (plan.proxied, "b"))
+        Side(url, label, values, timeout_s=plan.timeout_s, settle_s=settle_s)
+        for url, label, settle_s in (
+            (plan.straight, "a", 0.0),
+            (plan.proxied, "b", plan.settle_s),
+        )
     )
     outcomes = []
     for case in select(cases, plan.only):
