@@ -105,7 +105,7 @@ class Link:
         self._tls = ssl.create_default_context() if parsed.scheme == "https" else None
         self._prefix = parsed.raw_path.rstrip("/").encode()
         # As a client would write it, less the scheme's own port.
-        self._authority = parsed.authority.encode()
+        self._authority = (parsed.host_port_subcomponent or "").encode()
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
 
@@ -294,7 +294,7 @@ class _Connection(asyncio.Protocol):
         if isinstance(body, bytes):
             self._transport.write(body)
         elif body is not None:
-            chunked = head.endswith(b"Transfer-Encoding: chunked\r\n\r\n")
+            chunked = head.endswith(b"\r\nTransfer-Encoding: chunked\r\n\r\n")
             self._sender = asyncio.create_task(self._send(body, chunked=chunked))
 
     async def head(self) -> None:
@@ -333,7 +333,9 @@ class _Connection(asyncio.Protocol):
         """End the exchange; the connection is of use again only if nothing is under way."""
         if not self._busy:
             return
-        done = self.complete and self._lost is None and self._sender is None
+        # Who was made to wait would wait for ever.
+        stands = self._lost is None and not self._paused
+        done = self.complete and stands and self._sender is None
         if self._sender is not None:
             self._sender.cancel()
             self._sender = None
@@ -418,8 +420,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio's."""
-        if self._headed and not self._framed:
-            # Its end is the connection's (RFC 9112 §6.3).
+        if self._headed and not self._framed and self._lost is None and exc is None:
+            # Its end is the connection's (RFC 9112 §6.3), unless that was a failure.
             self.complete = True
         self._break(str(exc) if exc else "the connection was closed")
         self._transport = None
@@ -443,6 +445,11 @@ class _Connection(asyncio.Protocol):
         self._writable = None
 
     # ---------------------------------------------------------------- what the parser says
+
+    def on_message_begin(self) -> None:
+        """The parser's; what comes behind an answer that nobody asked for is no part of it."""
+        if self._headed:
+            raise ValueError("more than one answer")
 
     def on_status(self, reason: bytes) -> None:
         """The parser's; may come in pieces."""
@@ -469,6 +476,8 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, part: bytes) -> None:
         """The parser's."""
+        if self.complete:
+            raise ValueError("a body where there is none")
         self._parts.append(part)
         self._buffered += len(part)
 

@@ -11,6 +11,8 @@ LIMIT_S = 5.0
 
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
+BROKEN = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, TimeoutError)
+
 Play = Callable[["Conversation"], Awaitable[None]]
 
 
@@ -71,6 +73,14 @@ class Upstreams:
         self._stack = stack
         self.heard: list[list[str]] = []
         self.connections = 0
+        self._playing: set[asyncio.Task[None]] = set()
+        stack.push_async_callback(self._end)
+
+    async def _end(self) -> None:
+        for task in self._playing:
+            task.cancel()
+        if self._playing:
+            await asyncio.wait(self._playing)
 
     async def serve(self, play: Play) -> str:
         """The base URL of a server that plays."""
@@ -78,10 +88,15 @@ class Upstreams:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             conversation = Conversation(reader, writer, self.connections)
             self.connections += 1
-            # Whoever tests a broken connection breaks it for the script as well.
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            task = asyncio.current_task()
+            assert task is not None
+            self._playing.add(task)
+            # Whoever tests a broken connection breaks it for the script as well, and at its end
+            # a test ends what still plays.
+            with contextlib.suppress(*BROKEN):
                 async with asyncio.timeout(LIMIT_S):
                     await play(conversation)
+            self._playing.discard(task)
             writer.close()
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
