@@ -791,3 +791,56 @@ def test_sizes_are_shown_as_one_writes_them() -> None:
     sizes = (0, 1000, 1024, 1536 * 2**20, 24 * 10**9, 21 * 2**30, 100 * 2**20)
     shown = [format_size(size_bytes) for size_bytes in sizes]
     assert shown == ["0", "1KB", "1KiB", "1536MiB", "24GB", "21GiB", "100MiB"]
+
+
+# --- who may come in, and for how long
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("[]", ()),
+        ("[https://chat.example, 'http://10.0.0.*']", ("https://chat.example", "http://10.0.0.*")),
+        ("['*']", ("*",)),
+        ("https://chat.example", ("https://chat.example",)),
+        ("https://a.example , app*", ("https://a.example", "app*")),
+    ],
+)
+def test_origins_are_a_list_or_a_text_with_commas(written: str, expected: tuple[str, ...]) -> None:
+    assert effective(f"origins: {written}").config.origins == expected
+
+
+def test_origins_of_the_environment_are_written_as_ollamas() -> None:
+    environ = {"OLLAMA_GATE_ORIGINS": "https://a.example,http://10.0.0.*"}
+    assert effective(environ=environ).config.origins == ("https://a.example", "http://10.0.0.*")
+    (problem,) = problems(environ={"OLLAMA_GATE_ORIGINS": "https://a.example,b"})
+    assert "OLLAMA_GATE_ORIGINS" in problem
+    assert "'b'" in problem or '"b"' in problem
+
+
+@pytest.mark.parametrize(
+    ("written", "place", "expected"),
+    [
+        ("[chat.example]", "origins[0]", "begins with http://"),
+        ("[https://a.example, 'http://*.b.*']", "origins[1]", "at most one *"),
+        ("{a: b}", "origins", "a list of origins"),
+        ("[[https://a.example]]", "origins[0]", "an origin"),
+        ("[{a: b}]", "origins[0]", "an origin"),
+        ("'https://a.example,b'", "origins", "begins with http://"),
+    ],
+)
+def test_an_origin_that_ollama_would_not_start_with_is_a_problem(
+    written: str, place: str, expected: str
+) -> None:
+    (problem,) = problems(f"origins: {written}")
+    assert f"{place}: " in problem
+    assert expected in problem
+
+
+def test_a_request_may_run_for_as_long_as_it_likes_unless_that_is_set() -> None:
+    assert effective().config.max_run_s == 0
+    assert effective("max_run: 1h30m").config.max_run_s == 5400
+    assert effective(environ={"OLLAMA_GATE_MAX_RUN": "90s"}).config.max_run_s == 90
+    (problem,) = problems("max_run: -1s")
+    assert "max_run" in problem
+    assert "a duration" in problem
