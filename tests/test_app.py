@@ -337,9 +337,9 @@ async def test_an_upstream_that_dies_before_the_first_byte_is_tried_again(
 async def test_an_upstream_that_dies_after_the_first_byte_breaks_the_answer(
     http: Http, make_ollama: MakeOllama, make_site: MakeSite
 ) -> None:
-    ollama = await make_ollama(answer_tokens=100_000)
+    ollama = await make_ollama(answer_tokens=5_000, speed=5.0)
     site = await make_site(ollama)
-    asked = {"model": SMALL, "stream": True, "max_tokens": 100_000}
+    asked = {"model": SMALL, "stream": True, "max_tokens": 5_000}
     asked["messages"] = [{"role": "user", "content": "Hello"}]
     async with http.post(f"{site.url}/v1/chat/completions", json=asked) as response:
         await response.content.readany()
