@@ -29,6 +29,10 @@ CONNECT_S: Final = 10.0
 MAX_IDLE: Final = 128
 """Connections that wait for the next exchange; any more are closed."""
 
+STALE_S: Final = 1.0
+"""What ends later than this was no connection that had been closed before; its request may have
+been taken."""
+
 HIGH_WATER_BYTES: Final = 256 * 2**10
 """What may have arrived and not been taken yet; then the server is made to wait."""
 
@@ -126,8 +130,9 @@ class Link:
     ) -> Answer:
         """Send a request; returns once the answer's head is there.
 
-        A connection that had been idle may have been closed at the other end in this instant: a
-        body at hand is then sent once more, on a new connection.
+        A connection that had been idle may have been closed at the other end in this instant: if
+        no byte of an answer came, and it ended at once, a body at hand is sent once more, on a new
+        connection.
 
         Args:
             method: as it is to be sent.
@@ -144,8 +149,12 @@ class Link:
         streamed = not isinstance(body, bytes | None)
         connection = None if streamed else self._idle_one()
         if connection is not None:
-            with contextlib.suppress(UpstreamGoneError):
-                return await self._exchange(connection, method, head, body, None)
+            until = asyncio.get_running_loop().time() + STALE_S
+            try:
+                return await self._exchange(connection, method, head, body, on_continue)
+            except UpstreamGoneError:
+                if connection.heard or asyncio.get_running_loop().time() > until:
+                    raise
         connection = await self._connect()
         return await self._exchange(connection, method, head, body, on_continue)
 
@@ -259,6 +268,7 @@ class _Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._buffered = 0
         self._paused = False
+        self.heard = False
         self._headed = False
         self._framed = False
         self._keeps = False
@@ -406,6 +416,7 @@ class _Connection(asyncio.Protocol):
             # Nobody asked; it cannot be told what it belongs to.
             self.abort()
             return
+        self.heard = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:

@@ -75,7 +75,8 @@ async def status_of(site: Site, request_line: str, *headers: str) -> int:
     [
         ("OPTIONS * HTTP/1.1", 200),
         ("GET /api/version? HTTP/1.1", 200),
-        ("GET http://gate.example/api/version HTTP/1.1", 200),
+        ("GET http://127.0.0.1/api/version HTTP/1.1", 200),
+        ("GET http://gate.example/api/version HTTP/1.1", 403),
         ("GET //api/version HTTP/1.1", 307),
         ("GET /api%2Fversion HTTP/1.1", 200),
         ("GET /api/tags/ HTTP/1.1", 301),
