@@ -96,11 +96,11 @@ class Untyped(web.StreamResponse):
 class Refused(Untyped):
     """What Go's server says before any handler: bare bytes, and the end of the connection."""
 
-    def __init__(self, status: str) -> None:
+    def __init__(self, status: str, body: str = "") -> None:
         super().__init__()
         self._raw = (
             f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            f"Connection: close\r\n\r\n{status}"
+            f"Connection: close\r\n\r\n{body or status}"
         ).encode()
         self.force_close()
 
@@ -166,8 +166,17 @@ class _Connection(web.RequestHandler):
         if isinstance(exc, LineTooLong):
             return Refused("431 Request Header Fields Too Large")
         if status == 400:  # noqa: PLR2004  what the library's parser gives
-            return Refused("400 Bad Request" + _complaint(message or ""))
+            return _unread(message or "")
         return super().handle_error(request, status, exc, message)
+
+
+def _unread(message: str) -> Refused:
+    """Go's answer to what the library's parser complains of."""
+    if "Invalid HTTP version" in message:
+        return Refused("505 HTTP Version Not Supported: unsupported protocol version")
+    if "invalid `Transfer-Encoding`" in message:
+        return Refused("501 Not Implemented", "Unsupported transfer encoding")
+    return Refused("400 Bad Request" + _complaint(message))
 
 
 def _complaint(message: str) -> str:

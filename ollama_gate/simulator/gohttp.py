@@ -305,8 +305,17 @@ class _Connection(web.RequestHandler):
         if isinstance(exc, LineTooLong):
             return refused("431 Request Header Fields Too Large")
         if status == 400:  # noqa: PLR2004 (what aiohttp's parser gives)
-            return refused("400 Bad Request" + _complaint(message or ""))
+            return _unread(message or "")
         return super().handle_error(request, status, exc, message)
+
+
+def _unread(message: str) -> Bare:
+    """Go's answer to what aiohttp's parser complains of."""
+    if "Invalid HTTP version" in message:
+        return refused("505 HTTP Version Not Supported: unsupported protocol version")
+    if "invalid `Transfer-Encoding`" in message:
+        return refused("501 Not Implemented", "Unsupported transfer encoding")
+    return refused("400 Bad Request" + _complaint(message))
 
 
 def _complaint(message: str) -> str:
