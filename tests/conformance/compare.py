@@ -21,7 +21,7 @@ PACE_SPREAD_S = 0.25
 """Answers that came straight within less are too quick to say how they were passed on."""
 
 PACE_PIECES = 4
-PACE_SHARE = 1 / 3
+PACE_SHARE = 3 / 5
 """A proxied stream shows at least so much of the straight one's spread and of its pieces."""
 
 _HOP_BY_HOP = frozenset(
