@@ -118,6 +118,12 @@ class Side:
         """Names that `/api/ps` lists."""
         return [model["name"] for model in (await self.json("/api/ps"))["models"]]
 
+    async def capabilities(self, name: str) -> list[str]:
+        """What `/api/show` says that a model can do."""
+        (answered,) = await self._step(post("/api/show", json.dumps({"model": name})), {})
+        shown = json.loads(answered.reply.body or b"{}")
+        return list(shown.get("capabilities") or ())
+
     async def json(self, target: str) -> Any:
         """What a GET answers.
 

@@ -145,9 +145,7 @@ def find_roles(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for role, (has, has_not) in _ROLE_CAPABILITIES.items():
         able = [
-            m["name"]
-            for m in local
-            if has <= set(m["capabilities"]) and not has_not & set(m["capabilities"])
+            m["name"] for m in local if has <= _capabilities(m) and not has_not & _capabilities(m)
         ]
         taken = found.get("chat") if role == "other" else None
         fits = [name for name in able if name != taken]
@@ -155,6 +153,10 @@ def find_roles(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             found[role] = fits[0]
     stubs = [m["name"] for m in models if m.get("remote_host")]
     return found | ({"stub": stubs[0]} if stubs else {})
+
+
+def _capabilities(model: Mapping[str, Any]) -> set[str]:
+    return set(model.get("capabilities") or ())
 
 
 def values_of(roles: Mapping[str, str]) -> dict[str, str]:
@@ -179,7 +181,11 @@ async def run(
         StageError: the straight side is no Ollama.
     """
     scout = Side(plan.straight, "scout", {}, timeout_s=plan.timeout_s)
-    roles = find_roles((await scout.json("/api/tags"))["models"]) | plan.roles
+    models = (await scout.json("/api/tags"))["models"]
+    for model in models:
+        if "capabilities" not in model:  # an older Ollama lists none
+            model |= {"capabilities": await scout.capabilities(model["name"])}
+    roles = find_roles(models) | plan.roles
     values = values_of(roles) | {"run": uuid.uuid4().hex}
     sides = tuple(
         Side(url, label, values, timeout_s=plan.timeout_s, settle_s=settle_s)
