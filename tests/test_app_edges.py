@@ -11,9 +11,10 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+import zstandard
 from msgspec import structs
 
-from ollama_gate.config import QueueConfig
+from ollama_gate.config import Config, Listen, QueueConfig, UpstreamConfig
 from ollama_gate.simulator import SimulatedOllama
 from ollama_gate.site import Site
 from tests.conftest import MakeOllama, MakeSite
@@ -370,3 +371,67 @@ async def test_what_needs_no_slot_is_answered_while_every_slot_is_taken(
         assert response.headers["X-Gate-Id"]
     assert (await held.let_go())[0] == 200
     assert (await waiting)[0] == 200
+
+
+# ------------------------------------------------------------------------------- slow readers
+
+
+class Flood:
+    """An upstream that sends for as long as somebody takes it."""
+
+    def __init__(self) -> None:
+        self.sent_bytes = 0
+        self.stuck = asyncio.Event()
+        self.went_on = asyncio.Event()
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b" /flood " not in head:
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            await self._pour(writer)
+        writer.close()
+
+    async def _pour(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(bytes(2**16))
+            pouring = asyncio.ensure_future(writer.drain())
+            while not (await asyncio.wait({pouring}, timeout=1.0))[0]:
+                self.stuck.set()
+            await pouring
+            if self.stuck.is_set():
+                self.went_on.set()
+            self.sent_bytes += 2**16
+
+
+async def test_a_slow_reader_slows_the_upstream_and_nobody_else() -> None:
+    flood = Flood()
+    server = await asyncio.start_server(flood.connected, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    config = Config(
+        listen=Listen(port=0), upstream=UpstreamConfig(url=f"http://127.0.0.1:{address[1]}")
+    )
+    async with server, Site(config) as site, dial(site) as slow, asyncio.timeout(LIMIT_S):
+        await slow.say("GET /flood HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert "200" in (await slow.head())[0]
+        await flood.stuck.wait()
+        taken = flood.sent_bytes
+        # Four sockets' buffers, and what the gate holds of it.
+        assert taken < 2**25
+        assert await status_of(site, "GET /gate/health HTTP/1.1", "Host: 127.0.0.1") == 200
+        assert await status_of(site, "GET /elsewhere HTTP/1.1", "Host: 127.0.0.1") == 404
+        await slow.reader.readexactly(taken)
+        await flood.went_on.wait()
+
+
+async def test_a_packed_body_is_read_for_its_model(http: Http, site: Site) -> None:
+    packed = zstandard.compress(json.dumps({"model": SMALL, "max_tokens": 2, **CHAT}).encode())
+    async with http.post(
+        f"{site.url}/v1/chat/completions", data=packed, headers={"Content-Encoding": "zstd"}
+    ) as response:
+        assert response.status == 200, await response.text()
+        assert "X-Gate-Id" in response.headers, "it went through admission"
+        assert (await response.json())["model"] == SMALL

@@ -1,4 +1,5 @@
-"""The simulated Ollama as real clients see it: tools, thought, pictures, in every dialect."""
+"""Ollama as real clients see it, simulated, straight and through the gate: every dialect's tools,
+thought, pictures, forms and errors."""
 
 import asyncio
 import base64
@@ -16,6 +17,8 @@ import pytest
 import zstandard
 
 from ollama_gate.simulator import LARGE, SMALL, Model, Settings, SimulatedOllama
+from ollama_gate.simulator.demo import SimulatedCard, gate_config
+from ollama_gate.site import Site
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 WAVE = b"RIFF\x24\0\0\0WAVEfmt "
@@ -53,23 +56,32 @@ async def sim() -> AsyncIterator[SimulatedOllama]:
         yield simulated
 
 
+@pytest.fixture(params=["straight", "through the gate"])
+async def url(sim: SimulatedOllama, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """Where clients go: whatever they can do straight they can do through the gate."""
+    if request.param == "straight":
+        yield sim.url
+        return
+    config = gate_config(sim.url, sim.settings)
+    async with Site(config, card=SimulatedCard(sim), busy_poll_s=0.01) as site:
+        yield site.url
+
+
 @pytest.fixture
-async def gpt(sim: SimulatedOllama) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=f"{sim.url}/v1", api_key="x", max_retries=0
-    ) as connected:
+async def gpt(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as connected:
         yield connected
 
 
 @pytest.fixture
-async def claude(sim: SimulatedOllama) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(base_url=sim.url, api_key="x", max_retries=0) as connected:
+async def claude(url: str) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as connected:
         yield connected
 
 
 @pytest.fixture
-async def native(sim: SimulatedOllama) -> AsyncIterator[ollama.AsyncClient]:
-    async with ollama.AsyncClient(sim.url) as connected:
+async def native(url: str) -> AsyncIterator[ollama.AsyncClient]:
+    async with ollama.AsyncClient(url) as connected:
         yield connected
 
 
