@@ -1,6 +1,7 @@
 """The answer of `GET /api/ps`: what the gate writes there, and that it writes nowhere else."""
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -64,12 +65,19 @@ def test_a_fraction_has_no_more_digits_than_it_needs(at: float, spelled: str) ->
     assert told(listing(a_model("aa", LATER)), aa=at) == listing(a_model("aa", spelled))
 
 
-def test_each_model_has_its_own_and_who_is_not_known_keeps_theirs() -> None:
+def test_each_model_has_its_own_and_the_longest_stay_comes_first() -> None:
     models = [("aa", LATER), ("bb", "2318-01-01T00:00:00+01:00"), ("cc", LATER), ("aa", LATER)]
-    ours = ["2026-03-04T05:06:07.25Z", "2026-03-04T06:07:07.25+01:00", LATER]
-    expected = zip(("aa", "bb", "cc", "aa"), (*ours, ours[0]), strict=True)
+    aa, bb = "2026-03-04T05:06:07.25Z", "2026-03-04T06:07:07.25+01:00"
+    expected = [("cc", LATER), ("bb", bb), ("aa", aa), ("aa", aa)]
     body = told(listing(*(a_model(*model) for model in models)), aa=AT, bb=AT + 60)
     assert body == listing(*(a_model(*model) for model in expected))
+
+
+def test_models_that_go_in_the_same_second_stay_in_their_order() -> None:
+    models = [("aa", LATER), ("bb", LATER), ("cc", LATER)]
+    body = told(listing(*(a_model(*model) for model in models)), aa=AT, bb=AT + 0.5, cc=AT + 0.75)
+    names = [model["digest"] for model in json.loads(body)["models"]]
+    assert names == ["cc", "aa", "bb"]
 
 
 def test_only_what_stands_between_the_quotes_is_another() -> None:
@@ -187,8 +195,16 @@ def test_an_answer_means_the_same_but_for_what_expires_earlier(
     read = json.loads(told(body.encode("utf-8", "surrogatepass"), aa=AT))
     assert read["x"] == models
     assert len(read["models"]) == len(models)
-    for before, after in zip(models, read["models"], strict=True):
+    for before, after in zip(_longest_first(models), read["models"], strict=True):
         assert {**after, "expires_at": 0} == {**before, "expires_at": 0}
-        was = datetime.fromisoformat(str(before["expires_at"])).timestamp()
-        becomes = min(AT, was) if before["digest"] == "aa" else was
-        assert datetime.fromisoformat(after["expires_at"]).timestamp() == pytest.approx(becomes)
+        ends = datetime.fromisoformat(after["expires_at"]).timestamp()
+        assert ends == pytest.approx(_becomes(before), rel=0, abs=1e-5)
+
+
+def _becomes(model: Mapping[str, object]) -> float:
+    was = datetime.fromisoformat(str(model["expires_at"])).timestamp()
+    return min(AT, was) if model["digest"] == "aa" else was
+
+
+def _longest_first(models: list[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    return sorted(models, key=lambda model: math.floor(_becomes(model)), reverse=True)

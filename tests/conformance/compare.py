@@ -22,7 +22,10 @@ PACE_SPREAD_S = 0.25
 
 PACE_PIECES = 4
 PACE_SHARE = 3 / 5
-"""A proxied stream shows at least so much of the straight one's spread and of its pieces."""
+"""A proxied stream shows at least so much of the straight one's pieces."""
+
+PACE_SPREAD_SHARE = 1 / 10
+"""The same of its spread: a model may also have said the same much faster."""
 
 _HOP_BY_HOP = frozenset(
     {
@@ -215,7 +218,7 @@ def _compare_pace(found: Compared, straight: Answered, one: Reply, other: Reply)
         found.masks.add("pace (too quick to tell)")
         return
     merged = len(other.arrivals) < len(one.arrivals) * PACE_SHARE
-    if merged or proxied_s < spread_s * PACE_SHARE:
+    if merged or proxied_s < spread_s * PACE_SPREAD_SHARE:
         told = (
             f"{len(r.arrivals)} pieces over {s:.2f} s"
             for r, s in ((one, spread_s), (other, proxied_s))
