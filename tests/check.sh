@@ -9,7 +9,7 @@ echo '== layers';   lint-imports
 echo '== types';    mypy
 echo '== tests'
 rm -f .coverage .coverage.*
-coverage run -m pytest "$@"
+coverage run -m pytest -n auto "$@"
 echo '== coverage'
 coverage combine --quiet
 coverage report

@@ -29,6 +29,9 @@ def undone() -> Iterator[None]:
 def opened(form: str, level: str = "debug") -> io.StringIO:
     stream = io.StringIO()
     log.configure(level, "json" if form == "json" else "text", stream)
+    # What pytest keeps for its report cannot be sent from process to process, odd as it is here.
+    root = logging.getLogger()
+    root.handlers[:] = [h for h in root.handlers if not type(h).__module__.startswith("_pytest")]
     return stream
 
 
@@ -122,6 +125,7 @@ def test_a_value_is_shown_so_that_one_can_read_and_cut_it(value: log.Value, show
         "a\udc80b",
         "\U000e0041",
     ],
+    ids=ascii,
 )
 def test_a_name_cannot_forge_a_line_or_move_the_cursor(name: str) -> None:
     stream = opened("text")

@@ -439,8 +439,8 @@ async def test_unloading_works_for_a_model_that_cannot_generate(sim: SimulatedOl
     assert sim.loaded() == ["all-minilm:latest"]
     status, _, _ = await raw(sim, "POST", "/api/generate", {"model": "all-minilm", "keep_alive": 0})
     assert status == 200
-    await sim.changed()
-    assert sim.loaded() == []
+    while sim.loaded():
+        await sim.changed()
 
 
 async def test_an_embedding_without_input_only_loads(sim: SimulatedOllama) -> None:

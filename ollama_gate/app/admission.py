@@ -77,10 +77,14 @@ class Admission:
 
     async def take(self, request: Caller, endpoint: wire.Endpoint) -> web.StreamResponse:
         """Admit a request, wait for its slot, relay its answer."""
+        await request.give_up_if_left()
         gate_id = self._new_id(request)
         arrived_at = asyncio.get_running_loop().time()
         try:
-            return await self._admit(request, endpoint, gate_id, arrived_at)
+            found = await self._admit(request, endpoint, gate_id, arrived_at)
+            if isinstance(found, web.StreamResponse):
+                return found
+            return await self._serve(request, *found)
         except RefusedError as refused:
             answer = self._refusal(endpoint, gate_id, refused)
         except UpstreamRefusedError as error:
@@ -104,7 +108,11 @@ class Admission:
         endpoint: wire.Endpoint,
         gate_id: RequestId,
         arrived_at: float,
-    ) -> web.StreamResponse:
+    ) -> web.StreamResponse | tuple[bytes, Request]:
+        """An answer that needs no slot, or what is to be sent once there is one.
+
+        Thousands may wait for theirs: whatever was needed up to here is gone by then.
+        """
         priority = wire.read_priority(request.headers.get("X-Priority"))
         body = await relaying.read(request, self._config.max_body_bytes)
         ask = await _understand(request, endpoint, body)
@@ -130,7 +138,7 @@ class Admission:
             client=_client(request),
             arrived_at=arrived_at,
         )
-        return await self._serve(request, ask.body, scheduled)
+        return ask.body, scheduled
 
     async def _facts(self, gate_id: RequestId, name: str) -> Facts | None:
         """What is known of a model; waits for an upstream that is away."""

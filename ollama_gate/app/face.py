@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
@@ -82,7 +83,7 @@ class Face:
         self._open.add(task)
         self._idle.clear()
         try:
-            return _unspoken(request) or await self._judge(request)
+            return _unspoken(request) or await self._way_of(request)
         except Exception as error:  # noqa: BLE001  the top of a task
             _api.error("a fault of the gate", path=request.path, error=repr(error), exc_info=error)
             text = "the gate failed; its log says why"
@@ -104,20 +105,27 @@ class Face:
         for task in self._open:
             task.cancel()
 
-    async def _judge(self, request: Caller) -> web.StreamResponse:
+    def _way_of(self, request: Caller) -> Awaitable[web.StreamResponse]:
+        """Who answers a request: nothing here waits, nor is there anything left while it waits."""
         headers = request.headers
         verdict = self._guard.judge(request.method, _host(request), headers.get("Origin", ""))
         request.granted = verdict.headers
         if verdict.status is not None:
-            return await self._turn_away(request, verdict.status)
+            return self._turn_away(request, verdict.status)
         if self._was_here(request):
             text = f"loop detected: the upstream {self._ollama.url} leads back to this gate"
-            return _refuse(request, HTTPStatus.LOOP_DETECTED, text)
-        if request.path.startswith("/gate/"):
-            answer = await self._own.answer(request)
-            if answer is not None:
-                return answer
-        return await self._handle(request)
+            return _at_once(_refuse(request, HTTPStatus.LOOP_DETECTED, text))
+        if not relaying.target(request):
+            is_tunnel = request.method == "CONNECT"
+            return _at_once(_nowhere() if is_tunnel else _home(request.method))
+        path = _path(request)
+        if path.startswith("/gate/") and self._own.knows(request.method, path):
+            return self._own.answer(request, path)
+        endpoint = wire.endpoint_of(request.method, path)
+        unusual = relaying.expects(request) not in {"", "100-continue"}
+        if endpoint is None or unusual:
+            return self._passage.take(request)
+        return self._admission.take(request, endpoint)
 
     async def _turn_away(self, request: Caller, status: int) -> web.StreamResponse:
         """What Ollama answers without looking further, but for `Allow`, which its router adds."""
@@ -135,16 +143,10 @@ class Face:
         passed = request.headers.getall(_VIA, ())
         return any(self._name == name.strip() for value in passed for name in value.split(","))
 
-    async def _handle(self, request: Caller) -> web.StreamResponse:
-        """Admit an inference request; relay anything else at once."""
-        if not relaying.target(request):
-            return _nowhere() if request.method == "CONNECT" else _home(request.method)
-        endpoint = wire.endpoint_of(request.method, _path(request))
-        unusual = relaying.expects(request) not in {"", "100-continue"}
-        if endpoint is None or unusual:
-            return await self._passage.take(request)
-        await request.give_up_if_left()
-        return await self._admission.take(request, endpoint)
+
+async def _at_once(response: web.StreamResponse) -> web.StreamResponse:
+    """An answer for which nobody has to be asked."""
+    return response
 
 
 def _unspoken(request: Caller) -> web.StreamResponse | None:

@@ -1,7 +1,7 @@
 """The gate's own routes: whether it lives, and what it knows."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -40,20 +40,23 @@ class Own:
         self._registry = registry
         self._readings = readings
         self._id_of = id_of
-
-    async def answer(self, request: Caller) -> web.StreamResponse | None:
-        """The answer to a request for one of these routes; `None` if it is for none of them."""
-        path, method = request.path, request.method
-        if path.startswith(_REQUESTS) and method in {"GET", "HEAD", "DELETE"}:
-            return await self._request(request, path.removeprefix(_REQUESTS))
-        handlers = {
+        self._handlers: Mapping[str, Callable[[], Awaitable[web.Response]]] = {
             "/gate/health": self._health,
             "/gate/ready": self._ready,
             "/gate/status": self._status,
         }
-        if path in handlers and method in {"GET", "HEAD"}:
-            return await handlers[path]()
-        return None
+
+    def knows(self, method: str, path: str) -> bool:
+        """Whether a request is for one of these routes; all others are Ollama's."""
+        if path.startswith(_REQUESTS):
+            return method in {"GET", "HEAD", "DELETE"}
+        return path in self._handlers and method in {"GET", "HEAD"}
+
+    async def answer(self, request: Caller, path: str) -> web.StreamResponse:
+        """The answer to a request for a route that is known here."""
+        if path.startswith(_REQUESTS):
+            return await self._request(request, path.removeprefix(_REQUESTS))
+        return await self._handlers[path]()
 
     async def _health(self) -> web.Response:
         """Alive."""
