@@ -29,7 +29,7 @@ CONNECT_S: Final = 10.0
 MAX_IDLE: Final = 128
 """Connections that wait for the next exchange; any more are closed."""
 
-STALE_S: Final = 1.0
+STALE_S: Final = 0.25
 """What ends later than this was no connection that had been closed before; its request may have
 been taken."""
 
@@ -66,6 +66,14 @@ class Answer:
     def complete(self) -> bool:
         """Whether the last byte has arrived, read or not."""
         return self._connection.complete
+
+    @property
+    def closes(self) -> bool:
+        """Whether the server says that it will hear no other request on its connection."""
+        return any(
+            name.lower() == b"connection" and b"close" in value.lower()
+            for name, value in self.headers
+        )
 
     @property
     def waiting(self) -> bool:
@@ -127,6 +135,7 @@ class Link:
         body: Body = None,
         *,
         on_continue: Callable[[], None] | None = None,
+        fresh: bool = False,
     ) -> Answer:
         """Send a request; returns once the answer's head is there.
 
@@ -141,13 +150,14 @@ class Link:
             body: the bytes at hand, or a stream of them, or none. A stream without a
                 `Content-Length` is sent in chunks, and need not be read to its end.
             on_continue: told when the server asks for the body (`100 Continue`).
+            fresh: on a new connection, and so no more than once.
 
         Raises:
             UpstreamGoneError: no answer; nothing was received of it.
         """
         head = self._head(method, target, headers, body)
         streamed = not isinstance(body, bytes | None)
-        connection = None if streamed else self._idle_one()
+        connection = None if streamed or fresh else self._idle_one()
         if connection is not None:
             until = asyncio.get_running_loop().time() + STALE_S
             try:

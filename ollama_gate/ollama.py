@@ -151,6 +151,8 @@ class Ollama:
         headers: Iterable[Header],
         body: Body,
         on_continue: Callable[[], None] | None = None,
+        *,
+        fresh: bool = False,
     ) -> Answer:
         """Send a client's request on. The caller closes the answer; unread, that hangs up.
 
@@ -160,12 +162,13 @@ class Ollama:
             headers: what is to be sent; `Host` and the framing of a body at hand are added.
             body: the bytes, or a stream of them.
             on_continue: told when the upstream asks for the body.
+            fresh: send it once and on a new connection, whatever happens.
 
         Raises:
             UpstreamGoneError: no answer; nothing was received of it.
         """
         return await self._opened().send(
-            method, target, (*headers, *self._marks), body, on_continue=on_continue
+            method, target, (*headers, *self._marks), body, on_continue=on_continue, fresh=fresh
         )
 
     async def _ask(

@@ -156,6 +156,7 @@ class Registry:
             _registry.debug("model", name=name, key=facts.key, disk=log.size(facts.size_bytes))
         if digest:
             self._by_digest[digest] = facts
+            self._by_digest.move_to_end(digest)
             if len(self._by_digest) > REMEMBERED:
                 self._by_digest.popitem(last=False)
         return _Known(facts, digest, now)

@@ -98,8 +98,8 @@ async def test_a_stream_comes_through_whole(http: Http, site: Site) -> None:
 async def test_a_token_is_passed_on_when_it_comes(
     http: Http, make_ollama: MakeOllama, make_site: MakeSite
 ) -> None:
-    site = await make_site(await make_ollama(answer_tokens=100_000))
-    async with http.post(f"{site.url}/api/generate", json=generate(SMALL, 100_000)) as response:
+    site = await make_site(await make_ollama(answer_tokens=5_000, speed=5.0))
+    async with http.post(f"{site.url}/api/generate", json=generate(SMALL, 5_000)) as response:
         first = await response.content.readany()
     assert json.loads(first.splitlines()[0])["done"] is False
 
@@ -545,8 +545,8 @@ async def test_a_running_request_can_be_withdrawn(
 async def test_a_withdrawn_stream_is_broken_off_not_completed(
     http: Http, make_ollama: MakeOllama, make_site: MakeSite
 ) -> None:
-    site = await make_site(await make_ollama(answer_tokens=100_000))
-    async with http.post(f"{site.url}/api/generate", json=generate(SMALL, 100_000)) as response:
+    site = await make_site(await make_ollama(answer_tokens=5_000, speed=5.0))
+    async with http.post(f"{site.url}/api/generate", json=generate(SMALL, 5_000)) as response:
         await response.content.readany()
         gate_id = response.headers["X-Gate-Id"]
         async with http.delete(f"{site.url}/gate/requests/{gate_id}") as deleted:

@@ -89,13 +89,14 @@ class Admission:
             answer = self._refusal(endpoint, gate_id, refused)
         except UpstreamRefusedError as error:
             code = max(error.status, HTTPStatus.BAD_REQUEST)
-            answer = wire.refuse(endpoint.dialect, code, error.text)
+            answer = wire.refuse(endpoint.dialect, code, error.text, request_id=f"req_{gate_id}")
         except GateError as error:
             answer = wire.refuse(
                 endpoint.dialect,
                 _status_of(error),
                 str(error),
                 retryable=not isinstance(error, RanTooLongError),
+                request_id=f"req_{gate_id}",
             )
         waited_s = asyncio.get_running_loop().time() - arrived_at
         response = answer_of(answer)
@@ -128,7 +129,9 @@ class Admission:
             return await self._passage.send(request, _if_any(request, body))
         if _asks_to_unload(endpoint, ask):
             if self._gate.release(facts.key):
-                return answer_of(wire.unload_answer(endpoint, ask.model, _go_time()))
+                response = answer_of(wire.unload_answer(endpoint, ask.model, _go_time()))
+                response.headers.extend(_own_headers(request, gate_id, 0.0, 0.0))
+                return response
             return await self._passage.send(request, body)
         scheduled = self._registry.request(
             gate_id,
@@ -169,7 +172,9 @@ class Admission:
         self, request: Caller, body: bytes, scheduled: Request, grant: Grant
     ) -> web.StreamResponse:
         headers = end_to_end(request.raw_headers, _BODY_HEADERS)
-        sent = self._ollama.relay(request.method, relaying.target(request), headers, body)
+        sent = self._ollama.relay(
+            request.method, relaying.target(request), headers, body, fresh=scheduled.accepted
+        )
         answer, cut = await (self._within_limit(sent) if self._config.max_run_s else _free(sent))
         try:
             added = _own_headers(request, scheduled.id, grant.queued_s, grant.load_s)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import html
 import re
 from collections.abc import Awaitable
 from http import HTTPStatus
@@ -16,7 +17,7 @@ from ollama_gate.app.admission import Admission
 from ollama_gate.app.answers import answer_of
 from ollama_gate.app.own import Own, Readings
 from ollama_gate.app.passing import Passage
-from ollama_gate.app.serving import Caller, Refused
+from ollama_gate.app.serving import Caller, Refused, Unexpected
 from ollama_gate.config import Config
 from ollama_gate.errors import UpstreamGoneError
 from ollama_gate.gate import Gate
@@ -28,6 +29,9 @@ _VIA: Final = VIA.decode()
 
 _NO_HOST: Final = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@%\[\]]")
 """What Go takes no `Host` with."""
+
+ALLOW_S: Final = 0.5
+"""How long an upstream may take to say which methods a route has, before it is done without."""
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -110,33 +114,33 @@ class Face:
         headers = request.headers
         verdict = self._guard.judge(request.method, _host(request), headers.get("Origin", ""))
         request.granted = verdict.headers
-        if verdict.status is not None:
-            return self._turn_away(request, verdict.status)
         if self._was_here(request):
             text = f"loop detected: the upstream {self._ollama.url} leads back to this gate"
             return _at_once(_refuse(request, HTTPStatus.LOOP_DETECTED, text))
-        if not relaying.target(request):
+        if verdict.status is not None:
+            return self._turn_away(request, verdict.status)
+        target = relaying.target(request)
+        if not target.startswith(("/", "*")):
             is_tunnel = request.method == "CONNECT"
-            return _at_once(_nowhere() if is_tunnel else _home(request.method))
+            return _at_once(_nowhere() if is_tunnel else _home(request.method, target))
         path = _path(request)
         if path.startswith("/gate/") and self._own.knows(request.method, path):
             return self._own.answer(request, path)
         endpoint = wire.endpoint_of(request.method, path)
-        unusual = relaying.expects(request) not in {"", "100-continue"}
-        if endpoint is None or unusual:
+        if endpoint is None:
             return self._passage.take(request)
         return self._admission.take(request, endpoint)
 
     async def _turn_away(self, request: Caller, status: int) -> web.StreamResponse:
         """What Ollama answers without looking further, but for `Allow`, which its router adds."""
         response = web.Response(status=status)
-        if not self._was_here(request):
-            with contextlib.suppress(UpstreamGoneError):
+        with contextlib.suppress(UpstreamGoneError, TimeoutError):
+            async with asyncio.timeout(ALLOW_S):
                 answer = await self._ollama.relay("OPTIONS", relaying.target(request), (), None)
-                answer.close()
-                allowed = [v.decode() for name, v in answer.headers if name.lower() == b"allow"]
-                if request.method not in ", ".join(allowed).split(", "):
-                    response.headers.extend(("Allow", value) for value in allowed)
+            answer.close()
+            allowed = [value.decode() for name, value in answer.headers if name.lower() == b"allow"]
+            if request.method not in ", ".join(allowed).split(", "):
+                response.headers.extend(("Allow", value) for value in allowed)
         return response
 
     def _was_here(self, request: Caller) -> bool:
@@ -151,10 +155,9 @@ async def _at_once(response: web.StreamResponse) -> web.StreamResponse:
 
 def _unspoken(request: Caller) -> web.StreamResponse | None:
     """What Go says of a version or a host that the library lets pass."""
-    if request.version.major > 1:
-        return Refused("505 HTTP Version Not Supported: unsupported protocol version")
-    if request.version.major < 1:
-        return Refused("400 Bad Request")
+    if request.version.major != 1:
+        unsupported = "505 HTTP Version Not Supported: unsupported protocol version"
+        return Refused(unsupported if request.version.major > 1 else "400 Bad Request")
     if _BAD_ESCAPE.search(relaying.target(request).partition("?")[0]):
         return Refused("400 Bad Request")
     host = request.headers.get("Host")
@@ -162,15 +165,23 @@ def _unspoken(request: Caller) -> web.StreamResponse | None:
         return Refused("400 Bad Request: missing required Host header")
     if host and _NO_HOST.search(host):
         return Refused("400 Bad Request: malformed Host header")
+    expected = request.headers.get("Expect")
+    if expected and "100-continue" not in re.split(r"[ ,\t]+", expected.lower()):
+        return Unexpected()
     return None
 
 
-def _home(method: str) -> web.Response:
+def _home(method: str, query: str) -> web.Response:
     """Where Go sends who names a host and no path."""
+    location = f"/{query}"
     headers = {"Content-Type": "text/html; charset=utf-8"} if method in {"GET", "HEAD"} else {}
-    page = b'<a href="/">Temporary Redirect</a>.\n\n' if method == "GET" else None
-    headers["Location"] = "/"
-    return web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers=headers, body=page)
+    page = f'<a href="{html.escape(location)}">Temporary Redirect</a>.\n\n'.encode()
+    headers["Location"] = location
+    return web.Response(
+        status=HTTPStatus.TEMPORARY_REDIRECT,
+        headers=headers,
+        body=page if method == "GET" else None,
+    )
 
 
 def _nowhere() -> web.Response:
@@ -184,10 +195,8 @@ def _nowhere() -> web.Response:
 
 def _host(request: Caller) -> str:
     """Whom a request means: what an absolute target names goes before the header."""
-    raw = request.raw_path
-    if raw.startswith(("/", "*")):
-        return request.headers.get("Host", "")
-    return raw.partition("://")[2].partition("/")[0]
+    authority = relaying.authority_and_target(request.raw_path)[0]
+    return request.headers.get("Host", "") if authority is None else authority
 
 
 def _path(request: Caller) -> str:

@@ -32,10 +32,17 @@ NOT_SENT_ON: Final = frozenset(
 )
 """Meant for the gate; Ollama is sent its own `Host`; and a length is told with the body."""
 
-CHANGES_MODELS: Final = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete"})
+CHANGES_MODELS: Final = frozenset(
+    {
+        ("POST", "/api/pull"),
+        ("POST", "/api/create"),
+        ("POST", "/api/copy"),
+        ("DELETE", "/api/delete"),
+    }
+)
 """After one of these a name may mean another model."""
 
-PEEK_BYTES: Final = 2**20
+PEEK_BYTES: Final = 2**24
 """How much of a body is looked into for the name that it changes; no real one is longer."""
 
 VACATE_S: Final = 30.0
@@ -54,7 +61,7 @@ class Passage:
 
     async def take(self, request: Caller) -> web.StreamResponse:
         """Relay a request as it comes."""
-        if request.path in CHANGES_MODELS:
+        if (request.method, request.path) in CHANGES_MODELS:
             return await self._change(request)
         if request.path == "/api/ps" and request.method == "GET":
             return await self._list(request)
@@ -101,8 +108,10 @@ class Passage:
         body = wire.with_expiries(body, self._expiry)
         if "Content-Length" in response.headers:
             response.headers["Content-Length"] = str(len(body))
-        await response.prepare(request)
-        await response.write_eof(body)
+        # Whoever has left in this instant is none of the gate's faults.
+        with contextlib.suppress(ConnectionResetError):
+            await response.prepare(request)
+            await response.write_eof(body)
         return response
 
     def _expiry(self, digest: str) -> float | None:

@@ -5,6 +5,7 @@ memory.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
@@ -19,6 +20,7 @@ from ollama_gate.ollama import end_to_end
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_AUTHORITY: Final = re.compile(r"[^/?#]*")
 _NDJSON: Final = b"application/x-ndjson"
 
 _api = log.get(log.Component.API)
@@ -40,6 +42,9 @@ class Relayed(Untyped):
             status=answer.status, reason=answer.reason.decode("latin-1"), headers=headers
         )
         self.typed = "Content-Type" in headers
+        if answer.closes:
+            # Behind a body that the upstream did not read no other request can be told.
+            self.force_close()
         # Head and first bytes leave together where both are there already.
         self._send_headers_immediately = not (answer.complete or answer.waiting)
 
@@ -71,7 +76,7 @@ async def copy(
         await response.write_eof()
     except UpstreamBrokenError as error:
         _api.warning("answer broke off", path=request.path, reason=str(error))
-        if mends and last.endswith(b"\n") and _is_ndjson(answer):
+        if mends and last.endswith(b"\n") and _is_open_ndjson(answer):
             cut = str(error) if isinstance(error, UpstreamCutError) else None
             await response.write_eof(wire.broken_line(cut))
         else:
@@ -91,11 +96,10 @@ def abort(request: Caller) -> None:
         request.transport.abort()
 
 
-def _is_ndjson(answer: Answer) -> bool:
-    return any(
-        name.lower() == b"content-type" and value.startswith(_NDJSON)
-        for name, value in answer.headers
-    )
+def _is_open_ndjson(answer: Answer) -> bool:
+    """Whether one more line may be added: what has told its length may not."""
+    told = {name.lower(): value for name, value in answer.headers}
+    return told.get(b"content-type", b"").startswith(_NDJSON) and b"content-length" not in told
 
 
 def send_continue(request: Caller) -> None:
@@ -104,44 +108,36 @@ def send_continue(request: Caller) -> None:
         request.transport.write(CONTINUE)
 
 
-def expects(request: Caller) -> str:
-    """What a client expects before it sends its body, in lower case; nothing for most."""
-    return request.headers.get("Expect", "").lower()
-
-
 async def read(request: Caller, limit_bytes: int) -> bytes:
     """The whole body of a request that must be read for its model.
 
     Raises:
         BodyTooLargeError: it is longer than that.
     """
-    if not request.can_read_body:
-        return b""
-    if expects(request):
-        send_continue(request)
-    parts, size = [], 0
-    # Piece by piece as it was received: anything larger would be joined, and joined again here.
-    async for part, _ in request.content.iter_chunks():
-        size += len(part)
-        if size > limit_bytes:
-            raise BodyTooLargeError(
-                f"request body too large: expected at most {limit_bytes} bytes, found more"
-            )
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    body, is_whole = await begin(request, limit_bytes)
+    if not is_whole:
+        raise BodyTooLargeError(
+            f"request body too large: expected at most {limit_bytes} bytes, found more"
+        )
+    return body
 
 
 async def begin(request: Caller, limit_bytes: int) -> tuple[bytes, bool]:
     """The body up to a limit, or a little more; and whether that is all of it."""
-    if expects(request):
+    if not request.can_read_body:
+        return b"", True
+    if "Expect" in request.headers:
         send_continue(request)
-    parts, size = [], 0
+    first, more = b"", bytearray()
     async for part in request.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > limit_bytes:
-            return b"".join(parts), False
-    return b"".join(parts), True
+        # Nearly every body comes in one piece; of one in very many nothing is kept but its bytes.
+        if first:
+            more += part
+        else:
+            first = part
+        if len(first) + len(more) > limit_bytes:
+            return first + more, False
+    return (first + more if more else first), True
 
 
 async def after(begun: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -154,11 +150,16 @@ async def after(begun: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes
 def target(request: Caller) -> str:
     """Path and query as they came; of the absolute form (RFC 9112 §3.2.2) only these.
 
-    Empty where that has no path.
+    Where that has no path it begins with no slash, and may be empty.
     """
-    raw = request.raw_path
+    return authority_and_target(request.raw_path)[1]
+
+
+def authority_and_target(raw: str) -> tuple[str | None, str]:
+    """What a request line names: a host, in the absolute form, and the rest."""
     if raw.startswith(("/", "*")):
-        return raw
+        return None, raw
     _, _, rest = raw.partition("://")
-    slash = rest.find("/")
-    return rest[slash:] if slash >= 0 else ""
+    found = _AUTHORITY.match(rest)
+    authority = found[0] if found else ""
+    return authority, rest[len(authority) :]

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -32,7 +33,7 @@ CLEANUP_S: Final = 0.5
 _ADDED_LAST: Final = frozenset({"date", "content-length", "transfer-encoding", "connection"})
 """What Go's server writes behind the headers of a handler, which it sorts."""
 
-HALF_CLOSED_S: Final = 1.0
+HALF_CLOSED_S: Final = 0.1
 """How long who has closed the sending half is answered, who may as well have closed both."""
 
 _NAMED: Final = re.compile(r"b['\"].*:")
@@ -93,15 +94,12 @@ class Untyped(web.StreamResponse):
     typed: bool = False
 
 
-class Refused(Untyped):
+class _Bare(Untyped):
     """What Go's server says before any handler: bare bytes, and the end of the connection."""
 
-    def __init__(self, status: str, body: str = "") -> None:
+    def __init__(self, raw: str) -> None:
         super().__init__()
-        self._raw = (
-            f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            f"Connection: close\r\n\r\n{body or status}"
-        ).encode()
+        self._raw = raw.encode()
         self.force_close()
 
     async def prepare(self, request: web.BaseRequest) -> None:
@@ -111,6 +109,26 @@ class Refused(Untyped):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """It has been sent."""
+
+
+class Refused(_Bare):
+    """What is no HTTP, or none that Go's server takes."""
+
+    def __init__(self, status: str, body: str = "") -> None:
+        super().__init__(
+            f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            f"Connection: close\r\n\r\n{body or status}"
+        )
+
+
+class Unexpected(_Bare):
+    """An `Expect` of anything but `100-continue`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "HTTP/1.1 417 Expectation Failed\r\nConnection: close\r\n"
+            f"Date: {formatdate(usegmt=True)}\r\nContent-Length: 0\r\n\r\n"
+        )
 
 
 class _Connection(web.RequestHandler):
