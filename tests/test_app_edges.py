@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -78,6 +78,7 @@ async def status_of(site: Site, request_line: str, *headers: str) -> int:
         ("GET /api/version? HTTP/1.1", 200),
         ("GET http://127.0.0.1/api/version HTTP/1.1", 200),
         ("GET http://gate.example/api/version HTTP/1.1", 403),
+        ("GET http://127.0.0.1?x=/api/tags HTTP/1.1", 307),
         ("GET //api/version HTTP/1.1", 307),
         ("GET /api%2Fversion HTTP/1.1", 200),
         ("GET /api/tags/ HTTP/1.1", 301),
@@ -376,6 +377,9 @@ async def test_what_needs_no_slot_is_answered_while_every_slot_is_taken(
 # ------------------------------------------------------------------------------- slow readers
 
 
+Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
 class Flood:
     """An upstream that sends for as long as somebody takes it."""
 
@@ -407,14 +411,64 @@ class Flood:
             self.sent_bytes += 2**16
 
 
+@contextlib.asynccontextmanager
+async def before(play: Play) -> AsyncIterator[Site]:
+    """A gate before an upstream that plays a part on each connection."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await play(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    config = Config(listen=Listen(port=0), upstream=UpstreamConfig(url=f"http://127.0.0.1:{port}"))
+    async with server, Site(config) as site, asyncio.timeout(LIMIT_S):
+        yield site
+
+
+async def test_an_answer_that_ends_the_connection_ends_it_for_the_client_too() -> None:
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+
+    async with before(play) as site, dial(site) as line:
+        await line.say("POST /api/blobs/x HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        await line.say("Expect: 100-continue\r\nContent-Length: 100\r\n\r\n")
+        head = await line.head()
+        assert head[0] == "HTTP/1.1 200 OK", "nobody asked for the body"
+        assert "Connection: close" in head
+
+
+async def test_a_page_is_turned_away_though_ollama_is_silent() -> None:
+    async def play(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with before(play) as site:
+        assert await status_of(site, "GET /api/tags HTTP/1.1", "Host: gate.example") == 403
+        origin = "Origin: http://localhost:3000"
+        options = ("OPTIONS /api/chat HTTP/1.1", "Host: 127.0.0.1", origin)
+        assert await status_of(site, *options) == 204
+
+
+async def test_an_odd_expectation_takes_nobody_past_the_queue(
+    http: Http, site: Site, ollama: SimulatedOllama
+) -> None:
+    body = json.dumps(generate(SMALL, keep_alive=-1))
+    assert ollama.loaded() == []
+    for more in ("Connection: Expect", "X-Plain: yes"):
+        lines = ("POST /api/generate HTTP/1.1", "Host: 127.0.0.1", "Expect: tea", more)
+        length = f"Content-Length: {len(body)}\r\n\r\n{body}"
+        async with dial(site) as line:
+            await line.say("\r\n".join([*lines, length]))
+            assert (await line.head())[0].split()[1] == "417"
+    assert ollama.counters.loads == 0
+    assert (await post(http, f"{site.url}/api/generate", generate(SMALL)))[0] == 200
+
+
 async def test_a_slow_reader_slows_the_upstream_and_nobody_else() -> None:
     flood = Flood()
-    server = await asyncio.start_server(flood.connected, "127.0.0.1", 0)
-    address = server.sockets[0].getsockname()
-    config = Config(
-        listen=Listen(port=0), upstream=UpstreamConfig(url=f"http://127.0.0.1:{address[1]}")
-    )
-    async with server, Site(config) as site, dial(site) as slow, asyncio.timeout(LIMIT_S):
+    async with before(flood.connected) as site, dial(site) as slow:
         await slow.say("GET /flood HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert "200" in (await slow.head())[0]
         await flood.stuck.wait()
