@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -489,3 +490,54 @@ async def test_a_packed_body_is_read_for_its_model(http: Http, site: Site) -> No
         assert response.status == 200, await response.text()
         assert "X-Gate-Id" in response.headers, "it went through admission"
         assert (await response.json())["model"] == SMALL
+
+
+# ------------------------------------------------------------------------------- any bytes at all
+
+BODIES: list[tuple[str, dict[str, Any]]] = [
+    ("/api/generate", {"model": SMALL, "prompt": "a", "options": {"num_predict": 1, "num_ctx": 8}}),
+    ("/api/chat", {"model": SMALL, **CHAT, "tools": [], "think": False, "keep_alive": "5m"}),
+    ("/api/embed", {"model": SMALL, "input": ["a", "b"], "truncate": True}),
+    ("/api/embeddings", {"model": SMALL, "prompt": "a", "keep_alive": 1.5}),
+    ("/v1/chat/completions", {"model": SMALL, **CHAT, "max_tokens": 1, "stop": ["x"]}),
+    ("/v1/completions", {"model": SMALL, "prompt": "a", "max_tokens": 1}),
+    ("/v1/embeddings", {"model": SMALL, "input": "a", "encoding_format": "base64"}),
+    ("/v1/responses", {"model": SMALL, "input": "a", "max_output_tokens": 1}),
+    ("/v1/messages", {"model": SMALL, **CHAT, "max_tokens": 1, "system": [{"type": "text"}]}),
+    ("/v1/audio/transcriptions", {"model": SMALL}),
+]
+ODD = (
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"',
+    b",",
+    b":",
+    b"null",
+    b"1e999",
+    b"-1",
+    b"\\u0000",
+    b"\xff",
+    b"\n",
+)
+
+
+def spoilt(body: bytes, dice: random.Random) -> bytes:
+    """A body of which some bytes were lost, doubled or replaced."""
+    for _ in range(dice.randint(1, 4)):
+        at, length = dice.randrange(len(body) + 1), dice.choice((0, 0, 1, 2, 8))
+        piece = dice.choice((*ODD, body[at : at + 9], b""))
+        body = body[:at] + piece + body[at + length :]
+    return body
+
+
+async def test_no_body_makes_the_gate_fail(http: Http, site: Site) -> None:
+    dice = random.Random(20)
+    for number in range(400):
+        path, given = BODIES[number % len(BODIES)]
+        body = spoilt(json.dumps(given).encode(), dice)
+        headers = {"Content-Encoding": "zstd"} if dice.random() < 0.1 else {}
+        async with http.post(site.url + path, data=body, headers=headers) as response:
+            said = await response.read()
+        assert b"the gate failed" not in said, (path, body)
