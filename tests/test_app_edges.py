@@ -541,3 +541,22 @@ async def test_no_body_makes_the_gate_fail(http: Http, site: Site) -> None:
         async with http.post(site.url + path, data=body, headers=headers) as response:
             said = await response.read()
         assert b"the gate failed" not in said, (path, body)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (1, 2, 3), (5_000, 1, 1, 5_000, 2), (3, 70_000, 3)])
+async def test_a_body_is_put_together_as_it_came(
+    http: Http, site: Site, sizes: tuple[int, ...]
+) -> None:
+    whole = json.dumps(generate(SMALL, 1, system="x" * sum(sizes))).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        at = 0
+        for size in sizes:
+            yield whole[at : at + size]
+            at += size
+        yield whole[at:]
+
+    async with http.post(f"{site.url}/api/generate", data=pieces()) as response:
+        said = await response.read()
+    assert response.status == 200, said
+    assert "X-Gate-Id" in response.headers

@@ -175,7 +175,11 @@ class Admission:
         sent = self._ollama.relay(
             request.method, relaying.target(request), headers, body, fresh=scheduled.accepted
         )
-        answer, cut = await (self._within_limit(sent) if self._config.max_run_s else _free(sent))
+        cut = None
+        if self._config.max_run_s:
+            answer, cut = await self._within_limit(sent)
+        else:
+            answer = await sent
         try:
             added = _own_headers(request, scheduled.id, grant.queued_s, grant.load_s)
             return await relaying.copy(request, answer, added, mends=True)
@@ -220,11 +224,6 @@ class Admission:
             if len(self._by_client_id) > REMEMBERED:
                 self._by_client_id.popitem(last=False)
         return gate_id
-
-
-async def _free(sent: Awaitable[Answer]) -> tuple[Answer, None]:
-    """An answer that may take as long as it likes."""
-    return await sent, None
 
 
 def _own_headers(

@@ -13,10 +13,13 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from ollama_gate import log, wire
-from ollama_gate.app.serving import Caller, Untyped
+from ollama_gate.app.serving import READ_BYTES, Caller, Untyped
 from ollama_gate.errors import BodyTooLargeError, UpstreamBrokenError, UpstreamCutError
 from ollama_gate.link import Answer
 from ollama_gate.ollama import end_to_end
+
+CRUMB_BYTES: Final = 4096
+"""A piece of a body that is smaller is put with its like: each object costs tens of bytes."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -128,16 +131,20 @@ async def begin(request: Caller, limit_bytes: int) -> tuple[bytes, bool]:
         return b"", True
     if "Expect" in request.headers:
         send_continue(request)
-    first, more = b"", bytearray()
-    async for part in request.content.iter_any():
-        # Nearly every body comes in one piece; of one in very many nothing is kept but its bytes.
-        if first:
-            more += part
+    parts, crumbs, size = list[bytes](), bytearray(), 0
+    async for part, _ in request.content.iter_chunks():
+        size += len(part)
+        # Of a body in very many pieces nothing is kept but its bytes.
+        if size > len(part) and len(part) < CRUMB_BYTES and len(crumbs) < READ_BYTES:
+            crumbs += part
         else:
-            first = part
-        if len(first) + len(more) > limit_bytes:
-            return first + more, False
-    return (first + more if more else first), True
+            parts += [bytes(crumbs), part] if crumbs else [part]
+            crumbs.clear()
+        if size > limit_bytes:
+            break
+    if crumbs:
+        parts.append(bytes(crumbs))
+    return (parts[0] if len(parts) == 1 else b"".join(parts)), size <= limit_bytes
 
 
 async def after(begun: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
