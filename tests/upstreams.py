@@ -44,7 +44,7 @@ class Conversation:
         return await self._reader.readline()
 
     async def say(self, *parts: bytes) -> None:
-        self._writer.writelines(parts)
+        self._writer.write(b"".join(parts))
         await self._writer.drain()
 
     async def heard_end(self) -> bool:
