@@ -15,7 +15,7 @@ from aiohttp import web
 from ollama_gate import names, wire
 from ollama_gate.app import relaying
 from ollama_gate.app.answers import answer_of
-from ollama_gate.app.passing import NOT_SENT_ON, Passage
+from ollama_gate.app.passing import NOT_SENT_WITH_BODY, Passage
 from ollama_gate.app.serving import Caller
 from ollama_gate.config import Config
 from ollama_gate.errors import (
@@ -38,9 +38,6 @@ from ollama_gate.scheduler.types import Refusal, Request, RequestId
 
 READ_AT_ONCE_BYTES: Final = 128 * 2**10
 """A body up to this size is understood within a few milliseconds, whatever it holds."""
-
-_BODY_HEADERS: Final = NOT_SENT_ON | {b"expect"}
-"""A body that is at hand is sent without asking."""
 
 _STATUSES: Final[Sequence[tuple[type[GateError], int]]] = (
     (BadRequestError, HTTPStatus.BAD_REQUEST),
@@ -171,7 +168,7 @@ class Admission:
     async def _relay(
         self, request: Caller, body: bytes, scheduled: Request, grant: Grant
     ) -> web.StreamResponse:
-        headers = end_to_end(request.raw_headers, _BODY_HEADERS)
+        headers = end_to_end(request.raw_headers, NOT_SENT_WITH_BODY)
         sent = self._ollama.relay(
             request.method, relaying.target(request), headers, body, fresh=scheduled.accepted
         )

@@ -19,7 +19,7 @@ from ollama_gate.link import Body
 from ollama_gate.ollama import Ollama, end_to_end
 from ollama_gate.registry import Registry
 
-NOT_SENT_ON: Final = frozenset(
+_NOT_SENT_ON: Final = frozenset(
     {
         b"x-priority",
         b"x-client-id",
@@ -27,10 +27,12 @@ NOT_SENT_ON: Final = frozenset(
         b"x-request-id",
         b"host",
         b"origin",
-        b"content-length",
     }
 )
-"""Meant for the gate; Ollama is sent its own `Host`; and a length is told with the body."""
+"""Meant for the gate; and Ollama is sent its own `Host`."""
+
+NOT_SENT_WITH_BODY: Final = _NOT_SENT_ON | {b"content-length", b"expect"}
+"""A body that is at hand tells its own length, and is sent without asking."""
 
 CHANGES_MODELS: Final = frozenset(
     {
@@ -47,8 +49,6 @@ PEEK_BYTES: Final = 2**24
 
 VACATE_S: Final = 30.0
 """How long a model that is about to be replaced or deleted may take to end its answers."""
-
-_STREAMED: Final = NOT_SENT_ON - {b"content-length"}
 
 
 class Passage:
@@ -69,11 +69,8 @@ class Passage:
 
     async def send(self, request: Caller, body: Body) -> web.StreamResponse:
         """Relay a request whose body is at hand, or is streamed."""
-        whole = isinstance(body, bytes | None)
-        without = NOT_SENT_ON if whole else _STREAMED
+        without = NOT_SENT_WITH_BODY if isinstance(body, bytes | None) else _NOT_SENT_ON
         headers = end_to_end(request.raw_headers, without)
-        if whole:
-            headers = [header for header in headers if header[0].lower() != b"expect"]
         try:
             answer = await self._ollama.relay(
                 request.method,
@@ -91,7 +88,7 @@ class Passage:
 
     async def _list(self, request: Caller) -> web.StreamResponse:
         """What is resident, until when the gate will keep it."""
-        headers = end_to_end(request.raw_headers, NOT_SENT_ON)
+        headers = end_to_end(request.raw_headers, NOT_SENT_WITH_BODY)
         try:
             answer = await self._ollama.relay("GET", relaying.target(request), headers, None)
         except UpstreamGoneError as error:
