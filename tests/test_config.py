@@ -227,7 +227,7 @@ def test_problems_of_file_environment_and_flags_come_together() -> None:
 
 @pytest.mark.parametrize(
     "later",
-    ["offload", "num_ctx", "max_concurrent", "trace", "jobs", "state_dir"],
+    ["max_concurrent", "trace", "jobs", "metrics"],
 )
 def test_a_key_that_does_not_work_yet_is_unknown(later: str) -> None:
     (only,) = problems(f"{later}: null")
@@ -237,7 +237,7 @@ def test_a_key_that_does_not_work_yet_is_unknown(later: str) -> None:
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ("vram: {safety: 1.0}", "vram.safety"),
+        ("vram: {margin: 1.0}", "vram.margin"),
         ("models: {a: {preload: true}}", "models.a.preload"),
         ("queue: {max_wait: 1s}", "queue.max_wait"),
         ("scheduler: {profile: balanced}", "scheduler.profile"),
@@ -248,6 +248,25 @@ def test_a_key_that_does_not_work_yet_is_unknown(later: str) -> None:
 def test_a_key_of_a_section_that_does_not_work_yet_is_unknown(text: str, path: str) -> None:
     (only,) = problems(text)
     assert only.startswith(f"{path}: unknown key; ")
+
+
+def test_memory_is_planned_as_written() -> None:
+    found = effective(
+        "vram: {safety: 1.25}\noffload: refuse\nnum_ctx: respect\nstate_dir: /var/lib/gate"
+    ).config
+    assert found.vram.safety == 1.25
+    assert (found.offload, found.num_ctx) == ("refuse", "respect")
+    assert found.state_dir == Path("/var/lib/gate")
+
+
+def test_a_wrong_plan_for_memory_is_told_what_was_expected() -> None:
+    found = problems("vram: {safety: 50}\noffload: never\nnum_ctx: 4096\nstate_dir: [x]")
+    assert [line.partition(", found")[0] for line in found] == [
+        "vram.safety: expected a number from 0.1 to 10",
+        "offload: expected one of auto, refuse, accept",
+        "num_ctx: expected one of widen, respect",
+        "state_dir: expected a directory",
+    ]
 
 
 def test_a_key_at_the_wrong_level_is_sent_to_the_right_one() -> None:
@@ -496,13 +515,17 @@ def test_every_key_but_the_models_has_a_variable() -> None:
         "UPSTREAM_GPUS": "[{vram: 8GiB}]",
         "UPSTREAM_OUTAGE_WAIT": "2s",
         "VRAM_RESERVE": "2GiB",
+        "VRAM_SAFETY": "1.1",
+        "OFFLOAD": "accept",
         "KEEP_ALIVE": "-1",
+        "NUM_CTX": "respect",
         "QUEUE_MAX_SIZE": "2",
         "SCHEDULER_TAU": "[1s, 2s, 3s]",
         "SCHEDULER_KAPPA": "2",
         "MAX_RUN": "2h",
         "MAX_BODY": "2MiB",
         "GRACE": "2s",
+        "STATE_DIR": "state",
         "LOG_LEVEL": "error",
         "LOG_FORMAT": "json",
     }
@@ -678,7 +701,10 @@ def test_what_is_in_effect_is_shown_in_the_order_of_the_documented_file() -> Non
         ("upstreams[0].gpus", "[{vram: 24GB}]", "gate.yaml:5"),
         ("upstreams[0].outage_wait", "1m", "default"),
         ("vram.reserve", "auto", "default"),
+        ("vram.safety", "1", "default"),
+        ("offload", "auto", "default"),
         ("keep_alive", "5m", "default"),
+        ("num_ctx", "widen", "default"),
         ('models."b:7b".vram', "1536MiB", "gate.yaml:3"),
         ('models."b:7b".keep_alive', "1m30s", "gate.yaml:3"),
         ("queue.max_size", "1000", "default"),
@@ -687,6 +713,7 @@ def test_what_is_in_effect_is_shown_in_the_order_of_the_documented_file() -> Non
         ("max_run", "0s", "default"),
         ("max_body", "100MiB", "default"),
         ("grace", "30s", "default"),
+        ("state_dir", "~/.local/state/ollama-gate", "default"),
         ("log.level", "debug", "gate.yaml:1"),
         ("log.format", "text", "default"),
     ]

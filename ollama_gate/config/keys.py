@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import yaml
@@ -16,7 +17,16 @@ import yaml
 from ollama_gate.config import kinds
 from ollama_gate.config.addresses import Listen
 from ollama_gate.config.nodes import Problem, found, is_nothing, line
-from ollama_gate.config.structs import Card, Config, Gpus, KvCacheType, LogFormat, LogLevel
+from ollama_gate.config.structs import (
+    Card,
+    Config,
+    ContextPolicy,
+    Gpus,
+    KvCacheType,
+    LogFormat,
+    LogLevel,
+    OffloadPolicy,
+)
 from ollama_gate.config.units import format_size
 
 T = TypeVar("T")
@@ -95,7 +105,10 @@ class _Keys(NamedTuple):
         f"{ENTRY}.outage_wait", kinds.A_DURATION, _UPSTREAM.outage_wait_s
     )
     reserve: Key[int | None] = _key("vram.reserve", kinds.A_RESERVE, _DEFAULT.vram.reserve_bytes)
+    safety: Key[float] = _key("vram.safety", kinds.A_FACTOR, _DEFAULT.vram.safety)
+    offload: Key[OffloadPolicy] = _key("offload", kinds.AN_OFFLOAD_POLICY, _DEFAULT.offload)
     keep_alive: Key[float] = _key("keep_alive", kinds.A_KEEP_ALIVE, _DEFAULT.keep_alive_s)
+    num_ctx: Key[ContextPolicy] = _key("num_ctx", kinds.A_CONTEXT_POLICY, _DEFAULT.num_ctx)
     max_size: Key[int] = _key("queue.max_size", kinds.AN_INTEGER, _DEFAULT.queue.max_size)
     tau: Key[tuple[float, float, float]] = _key(
         "scheduler.tau", kinds.PATIENCE, _DEFAULT.scheduler.tau_s
@@ -104,6 +117,7 @@ class _Keys(NamedTuple):
     max_run: Key[float] = _key("max_run", kinds.A_DURATION, _DEFAULT.max_run_s)
     max_body: Key[int] = _key("max_body", kinds.A_SIZE, _DEFAULT.max_body_bytes)
     grace: Key[float] = _key("grace", kinds.A_DURATION, _DEFAULT.grace_s)
+    state_dir: Key[Path] = _key("state_dir", kinds.A_DIRECTORY, _DEFAULT.state_dir)
     level: Key[LogLevel] = _key("log.level", kinds.A_LOG_LEVEL, _DEFAULT.log.level)
     format: Key[LogFormat] = _key("log.format", kinds.A_LOG_FORMAT, _DEFAULT.log.format)
 

@@ -8,13 +8,20 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import yaml
 
 from ollama_gate.config.addresses import OLLAMA_PORT, parse_listen, parse_upstream
 from ollama_gate.config.nodes import Problem, found, quoted
-from ollama_gate.config.structs import KvCacheType, LogFormat, LogLevel
+from ollama_gate.config.structs import (
+    ContextPolicy,
+    KvCacheType,
+    LogFormat,
+    LogLevel,
+    OffloadPolicy,
+)
 from ollama_gate.config.units import (
     format_duration,
     format_number,
@@ -108,11 +115,27 @@ def _parse_reserve(text: str) -> int | None:
     return None if text == "auto" else parse_size(text)
 
 
+def _parse_factor(text: str) -> float:
+    factor = parse_number(text)
+    if not SMALLEST_FACTOR <= factor <= LARGEST_FACTOR:
+        raise ValueError(text)
+    return factor
+
+
+def _parse_directory(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError(text)
+    return Path(text)
+
+
 def _parse_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
         raise ValueError(text)
     return text
 
+
+SMALLEST_FACTOR, LARGEST_FACTOR = 0.1, 10.0
+"""Beyond these it is a slip of the pen."""
 
 _DURATION_WORDS = "a duration such as 90s, 10m or 1h30m"
 SIZE_WORDS = "a size above 0 such as 21GiB, 24GB or plain bytes"
@@ -132,6 +155,16 @@ A_RESERVE = _scalar(
     show=lambda reserve: "auto" if reserve is None else format_size(reserve),
 )
 A_NUMBER = _positive(parse_number, expected="a number above 0", show=format_number)
+A_FACTOR = _scalar(
+    _parse_factor,
+    expected=f"a number from {SMALLEST_FACTOR:g} to {LARGEST_FACTOR:g}",
+    show=format_number,
+)
+A_DIRECTORY = _scalar(_parse_directory, expected="a directory")
+AN_OFFLOAD_POLICY: Kind[OffloadPolicy] = _word(
+    {"auto": "auto", "refuse": "refuse", "accept": "accept"}
+)
+A_CONTEXT_POLICY: Kind[ContextPolicy] = _word({"widen": "widen", "respect": "respect"})
 A_KV_CACHE_TYPE: Kind[KvCacheType] = _word({"f16": "f16", "q8_0": "q8_0", "q4_0": "q4_0"})
 A_LOG_LEVEL: Kind[LogLevel] = _word(
     {"debug": "debug", "info": "info", "warning": "warning", "error": "error"}

@@ -66,14 +66,17 @@ def _build(reading: Reading, models: Iterable[str]) -> Config:
             gpus=value(KEYS.gpus),
             outage_wait_s=value(KEYS.outage_wait),
         ),
-        vram=VramConfig(reserve_bytes=value(KEYS.reserve)),
+        vram=VramConfig(reserve_bytes=value(KEYS.reserve), safety=value(KEYS.safety)),
+        offload=value(KEYS.offload),
         keep_alive_s=value(KEYS.keep_alive),
+        num_ctx=value(KEYS.num_ctx),
         models=MappingProxyType({name: reading.model(name) for name in models}),
         queue=QueueConfig(max_size=value(KEYS.max_size)),
         scheduler=SchedulerConfig(tau_s=value(KEYS.tau), kappa=value(KEYS.kappa)),
         max_run_s=value(KEYS.max_run),
         max_body_bytes=value(KEYS.max_body),
         grace_s=value(KEYS.grace),
+        state_dir=value(KEYS.state_dir),
         log=LogConfig(level=value(KEYS.level), format=value(KEYS.format)),
     )
 

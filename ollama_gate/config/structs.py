@@ -17,6 +17,10 @@ from ollama_gate.scheduler.types import Priority
 KvCacheType = Literal["f16", "q8_0", "q4_0"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+OffloadPolicy = Literal["auto", "refuse", "accept"]
+ContextPolicy = Literal["widen", "respect"]
+
+DEFAULT_STATE_DIR = Path("~/.local/state/ollama-gate")
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,9 +61,11 @@ class VramConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reserve_bytes: kept free of what a reading says; `None` for the larger of 1 GiB and 5 %.
+        safety: factor on estimates; what was configured or learned is taken as it is.
     """
 
     reserve_bytes: int | None = None
+    safety: float = 1.0
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,24 +114,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         origins: whom to let in beyond Ollama's own list, as `OLLAMA_ORIGINS`.
+        offload: what becomes of a model that Ollama put on the CPU in part.
         keep_alive_s: how long a model may idle, `inf` for no limit.
+        num_ctx: whether a larger resident context serves a request that asks for less.
         models: by name as written in the file; normalising is the reader's part.
         max_run_s: how long one request may be served, 0 for no limit.
         max_body_bytes: of a request that must be read to learn its model.
         grace_s: for running answers at shutdown.
+        state_dir: where what was learned is kept; `~` is not expanded yet.
     """
 
     listen: Listen = Listen()
     origins: tuple[str, ...] = ()
     upstream: UpstreamConfig = UpstreamConfig()
     vram: VramConfig = VramConfig()
+    offload: OffloadPolicy = "auto"
     keep_alive_s: float = 300.0
+    num_ctx: ContextPolicy = "widen"
     models: Mapping[str, ModelConfig] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     queue: QueueConfig = QueueConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     max_run_s: float = 0.0
     max_body_bytes: int = 100 * 2**20
     grace_s: float = 30.0
+    state_dir: Path = DEFAULT_STATE_DIR
     log: LogConfig = LogConfig()
 
 
