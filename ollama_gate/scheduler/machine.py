@@ -12,25 +12,19 @@ that is about to be drained.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import assert_never
 
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Command, Evicted, Expired, Forward, Load, Refuse, Unload
-from ollama_gate.scheduler.eviction import choose
-from ollama_gate.scheduler.line import Line
 from ollama_gate.scheduler.memory import (
     Books,
-    Limits,
     Runner,
-    Shortfall,
     memory_is_back,
-    most,
-    serves,
-    shortfall,
 )
+from ollama_gate.scheduler.planning import lacking, plan_all
+from ollama_gate.scheduler.state import Held, Plan, State
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
@@ -43,63 +37,20 @@ from ollama_gate.scheduler.types import (
     Upstream,
 )
 
-FIRST_LOAD_S = 1.2
-FIRST_LOAD_BYTES_PER_S = 3e9
-"""A first guess at a load's length, before one was seen: a start and a read from disk."""
-
 LOAD_TRIES = 3
 """How often a load may be cut short by an upstream that stops answering."""
 
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 120.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a bin does next.
-
-    Attributes:
-        request: whose model is next.
-        victims: who makes room for it; the busy among them serve nobody new.
-        missing: what was lacking, the reason for the victims.
-    """
-
-    request: Request
-    victims: tuple[Runner, ...]
-    missing: Shortfall | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """Nobody may be loaded: the bin is kept for a request that was passed over long enough.
-
-    Attributes:
-        until: when the next incumbent has had its quantum, if time alone tells.
-    """
-
-    request: Request
-    until: float | None
-
-
-class Machine:
+class Machine(State):
     """The scheduler. `handle` every event in the order of its time, do what it commands."""
 
     def __init__(
         self, *, upstreams: Sequence[Upstream], bins: Sequence[Bin], policy: Policy, now: float
     ) -> None:
-        self.policy = policy
-        self.line = Line(policy.tau_s)
-        self.runners: dict[tuple[BinId, ModelKey], Runner] = {}
-        self.running: dict[RequestId, tuple[Request, BinId]] = {}
-        self.books = {bin_.id: Books(bin_) for bin_ in sorted(bins, key=lambda b: b.id)}
-        self.upstreams = {upstream.name: upstream for upstream in upstreams}
-        # Until it has been heard of, an upstream is as good as away.
-        self.away_since = dict.fromkeys(self.upstreams, now)
-        # In the order in which they were decided; a bin with nothing to decide is absent.
-        self.plans: dict[BinId, Plan | Held] = {}
-        self.closing = False
-        self.now = now
+        super().__init__(upstreams=upstreams, bins=bins, policy=policy, now=now)
         self._gone_at: dict[tuple[BinId, ModelKey], float] = {}
-        self._load_s: dict[ModelKey, float] = {}
         self._interrupted: dict[ModelKey, int] = {}
         self._commands: list[Command] = []
         self._wakeup: float | None = None
@@ -130,7 +81,7 @@ class Machine:
         """
         match event:
             case ev.Arrived():
-                for runner in self._by_name(self._homes_of(event.request)):
+                for runner in self.by_name(self.homes_of(event.request)):
                     if event.request.id in self.line and len(runner.running) < runner.parallel:
                         self._forward(event.request, runner)
                         return True
@@ -193,7 +144,7 @@ class Machine:
     def _slot_at_once(self, request: Request) -> bool:
         return any(
             len(runner.running) < runner.parallel and not self.is_draining(runner)
-            for runner in self._homes_of(request)
+            for runner in self.homes_of(request)
         )
 
     def _retry_after_s(self) -> float:
@@ -242,7 +193,7 @@ class Machine:
         runner.take(loaded.footprint_bytes, loaded.reported_bytes)
         if loaded.num_ctx is not None:
             runner.num_ctx = loaded.num_ctx
-        runner.load_s = self._load_s[runner.model] = self.now - runner.since
+        runner.load_s = self.load_seconds[runner.model] = self.now - runner.since
         runner.enter(RunnerState.RESIDENT, self.now)
         runner.ready_at = runner.idle_since = self.now
 
@@ -283,12 +234,12 @@ class Machine:
             del self.runners[runner.bin.id, runner.model]
 
     def _measured(self, event: ev.Measured) -> None:
-        books, here = self.books[event.bin], self._in_bin(event.bin)
+        books, here = self.books[event.bin], self.in_bin(event.bin)
         books.measure(event.total_bytes, event.used_bytes, here)
         for runner in here:
             if runner.state is RunnerState.LEAVING and runner.used_before_bytes is not None:
                 # Those just seen back explain nothing any more.
-                others = [other for other in self._in_bin(event.bin) if other is not runner]
+                others = [other for other in self.in_bin(event.bin) if other is not runner]
                 if memory_is_back(runner, books, others):
                     del self.runners[runner.bin.id, runner.model]
                     # Nobody can tell whose memory came back; the rest is awaited from here,
@@ -325,7 +276,7 @@ class Machine:
 
     def _adopt(self, resident: ev.Resident) -> None:
         books = self.books[resident.bin]
-        free = books.card_free_bytes(self._in_bin(resident.bin)) if books.live else None
+        free = books.card_free_bytes(self.in_bin(resident.bin)) if books.live else None
         self.runners[resident.bin, resident.model] = runner = Runner(
             bin=books.bin,
             model=resident.model,
@@ -340,13 +291,13 @@ class Machine:
             keep_alive_s=self.policy.keep_alive_s,
             state=RunnerState.RESIDENT,
             since=self.now,
-            load_s=self._load_guess_s(resident.model, resident.footprint_bytes),
+            load_s=self.load_guess_s(resident.model, resident.footprint_bytes),
             began_at=self.now,
             ready_at=self.now,
             idle_since=self.now,
         )
         runner.take(resident.footprint_bytes, resident.reported_bytes)
-        books.adopt(runner, self._in_bin(resident.bin))
+        books.adopt(runner, self.in_bin(resident.bin))
 
     def _close(self) -> None:
         self.closing = True
@@ -375,13 +326,13 @@ class Machine:
         self._stop_awaiting_memory()
         self._refuse_after_outage()
         for books in self.books.values():
-            books.cover(self._in_bin(books.bin.id))
+            books.cover(self.in_bin(books.bin.id))
         settled = -1
         while settled != len(self._commands):
             # Whoever got a slot no longer wants a runner, which may make it somebody's victim;
             # what is asked to go may be what another bin's plan lacked.
             settled = len(self._commands)
-            self._plan()
+            plan_all(self)
             self._carry_out()
             self._expire()
 
@@ -389,12 +340,12 @@ class Machine:
         for bin_id, plan in self.plans.items():
             if isinstance(plan, Plan):
                 self._make_room(plan, self.books[bin_id])
-        for runner in self._by_name(self.runners.values()):
-            if runner.resident and not self.is_draining(runner) and self._open(runner.bin):
+        for runner in self.by_name(self.runners.values()):
+            if runner.resident and not self.is_draining(runner) and self.is_open(runner.bin):
                 self._fill(runner)
 
     def _expire(self) -> None:
-        for runner in self._by_name(self.runners.values()):
+        for runner in self.by_name(self.runners.values()):
             if self._may_expire(runner) and self.now >= runner.expires_at:
                 idle_s = self.now - runner.idle_since
                 self._unload(runner, Expired(idle_s=idle_s, keep_alive_s=runner.keep_alive_s))
@@ -408,7 +359,7 @@ class Machine:
         """Await its memory no longer: what is missing of it is somebody else's."""
         del self.runners[runner.bin.id, runner.model]
         # What is being loaded explains none of it.
-        here = self._in_bin(runner.bin.id)
+        here = self.in_bin(runner.bin.id)
         self.books[runner.bin.id].cover(r for r in here if r.state is not RunnerState.LOADING)
 
     def _awaited_until(self, runner: Runner) -> float:
@@ -430,199 +381,7 @@ class Machine:
     def _rows_in_outage(self) -> Iterator[Sequence[Request]]:
         return self.line.rows() if self.away_since else iter(())
 
-    def outage_deadline(self, request: Request) -> float:
-        """When a request gives up, if none of the upstreams that could serve it comes back."""
-        deadlines = []
-        for bin_id in request.needs:
-            upstream = self.upstreams[self.books[bin_id].bin.upstream]
-            if upstream.name not in self.away_since:
-                return math.inf
-            began = max(request.arrived_at, self.away_since[upstream.name])
-            deadlines.append(began + upstream.outage_wait_s)
-        return max(deadlines)
-
-    def _open(self, bin_: Bin) -> bool:
-        return not self.closing and bin_.upstream not in self.away_since
-
-    def loading(self, upstream: str) -> Runner | None:
-        """What an upstream is loading; it loads one at a time."""
-        for runner in self.runners.values():
-            if runner.bin.upstream == upstream and runner.state is RunnerState.LOADING:
-                return runner
-        return None
-
     # ---------------------------------------------------------------- who is next
-
-    def _plan(self) -> None:
-        """Decide whose model each bin loads next, and who makes room for it."""
-        self.plans = {}
-        undecided = [books for books in self.books.values() if self._open(books.bin)]
-        heads = self.line.heads(self.now) if undecided else []
-        limits = {books.bin.id: self._most_for_the_patient(books) for books in undecided}
-        for place, request in self._homeless(heads):
-            here = [books for books in undecided if books.bin.id in request.needs]
-            if self.line.overdue(request, self.now):
-                # Of each kind the head stands before the others, and one elder counts like many.
-                self._decide(request, here, elders=heads[:place])
-            else:
-                # Most of them fail for the same reason: do not ask for each of them.
-                here = [b for b in here if limits[b.bin.id].admit(request.needs[b.bin.id])]
-                self._decide(request, here, elders=None)
-            undecided = [books for books in undecided if books.bin.id not in self.plans]
-            if not undecided:
-                return
-
-    def _homeless(self, heads: Sequence[Request]) -> Iterator[tuple[int, Request]]:
-        """Those for whom something must be loaded, and where each stands.
-
-        One for each model and set of options: elsewhere the others would fare no better.
-        """
-        present = {runner.model for runner in self.runners.values()}
-        seen = set()
-        for place, request in enumerate(heads):
-            kind = request.model, request.launch, request.num_ctx
-            if kind in seen or (request.model in present and self._has_runner(request)):
-                continue
-            seen.add(kind)
-            yield place, request
-
-    def _most_for_the_patient(self, books: Books) -> Limits:
-        """What nobody may exceed for whom only runners go that are idle and unwanted."""
-        firm = [r for r in self._staying(books.bin) if not self._yields(r, 0.0, None)]
-        here = [runner for runner in firm if runner.bin.id == books.bin.id]
-        max_loaded = self.upstreams[books.bin.upstream].max_loaded
-        return most(books, here, elsewhere=len(firm) - len(here), max_loaded=max_loaded)
-
-    def _has_runner(self, request: Request) -> bool:
-        return self.home_of(request) is not None or self._loads_for(request)
-
-    def _decide(
-        self, request: Request, here: Sequence[Books], *, elders: Sequence[Request] | None
-    ) -> None:
-        """Give a request the bin where it has the fewest victims.
-
-        One that is overdue and cannot be placed keeps every bin from the others.
-
-        Args:
-            request: whose turn it is.
-            here: the bins that may be had.
-            elders: who stands before it, if it is overdue.
-        """
-        plans = [(books.bin.id, self._plan_for(request, books, elders=elders)) for books in here]
-        placed = [(bin_id, plan) for bin_id, plan in plans if isinstance(plan, Plan)]
-        if placed:
-            bin_id, plan = min(placed, key=lambda each: len(each[1].victims))
-            self.plans[bin_id] = plan
-        elif elders is not None:
-            self.plans.update(plans)
-
-    def home_of(self, request: Request) -> Runner | None:
-        """A resident runner that serves a request, if there is one and its upstream answers."""
-        return next(self._homes_of(request), None)
-
-    def _homes_of(self, request: Request) -> Iterator[Runner]:
-        for runner in self.runners.values():
-            if runner.resident and self._open(runner.bin) and self.suits(runner, request):
-                yield runner
-
-    def _loads_for(self, request: Request) -> bool:
-        return any(
-            runner.state is RunnerState.LOADING
-            and self._open(runner.bin)
-            and self.suits(runner, request)
-            for runner in self.runners.values()
-        )
-
-    @staticmethod
-    def suits(runner: Runner, request: Request) -> bool:
-        """Whether a runner, once resident, is one that a request may be sent to."""
-        return runner.bin.id in request.needs and serves(runner, request)
-
-    def _plan_for(
-        self, request: Request, books: Books, *, elders: Sequence[Request] | None
-    ) -> Plan | Held:
-        staying = self._staying(books.bin)
-        need = request.needs[books.bin.id]
-        load_s = self._load_guess_s(request.model, need.footprint_bytes)
-        yielding = [r for r in staying if self._yields(r, load_s, elders)]
-        # One runner a model: what holds other options must go, whatever room there is.
-        forced = [runner for runner in staying if runner.model == request.model]
-        eligible = sorted(
-            (runner for runner in yielding if runner not in forced),
-            key=lambda runner: (runner.bin.id != books.bin.id, self._reluctance(runner)),
-        )
-        if all(runner in yielding for runner in forced):
-            victims = choose(
-                eligible,
-                lambda gone: self._lacking(request, books, [r for r in staying if r not in gone]),
-                forced=forced,
-            )
-            if not isinstance(victims, Shortfall):
-                missing = self._lacking(request, books, staying)
-                return Plan(request=request, victims=victims, missing=missing)
-        incumbents = (r for r in staying if r.resident and r not in yielding)
-        ends = (self._quantum_ends_at(runner, load_s) for runner in incumbents)
-        return Held(request=request, until=min((at for at in ends if at > self.now), default=None))
-
-    def _staying(self, bin_: Bin) -> list[Runner]:
-        # What is leaving will have left by then. An upstream's other bins matter for `max_loaded`.
-        return [
-            runner
-            for runner in self._on_upstream(bin_)
-            if runner.resident or runner.state is RunnerState.LOADING
-        ]
-
-    def _yields(self, runner: Runner, load_s: float, elders: Sequence[Request] | None) -> bool:
-        """Whether a runner may be asked to go: an idle one always, one in use only if overdue.
-
-        One that is still wanted has its quantum first, and serves somebody at the very least:
-        two elders must not throw out each other's models for ever. Nor does it leave those
-        unserved who have waited longer still.
-        """
-        if not runner.resident:
-            return False
-        wanted = self.is_wanted(runner)
-        if runner.idle and not wanted:
-            return True
-        if elders is None or any(self.suits(runner, elder) for elder in elders):
-            return False
-        return not wanted or (
-            runner.served > 0 and self.now >= self._quantum_ends_at(runner, load_s)
-        )
-
-    def _quantum_ends_at(self, runner: Runner, load_s: float) -> float:
-        """When a runner has had its turn, if the next load takes `load_s`."""
-        return runner.ready_at + self.policy.kappa * (runner.load_s + load_s)
-
-    def _load_guess_s(self, model: ModelKey, footprint_bytes: int) -> float:
-        seen = self._load_s.get(model)
-        return FIRST_LOAD_S + footprint_bytes / FIRST_LOAD_BYTES_PER_S if seen is None else seen
-
-    def _reluctance(self, runner: Runner) -> tuple[bool, bool, float, str]:
-        """Whom to ask first: idle before busy before wanted, then the longest unused."""
-        return self.is_wanted(runner), not runner.idle, runner.idle_since, runner.model
-
-    def is_wanted(self, runner: Runner) -> bool:
-        """Whether somebody who waits could be served by it."""
-        return any(self.suits(runner, row[0]) for row in self.line.rows(runner.model))
-
-    def _lacking(
-        self, request: Request, books: Books, beside: Collection[Runner]
-    ) -> Shortfall | None:
-        """What prevents a load beside runners of the same upstream."""
-        here = [runner for runner in beside if runner.bin.id == books.bin.id]
-        return shortfall(
-            request.needs[books.bin.id],
-            books,
-            here,
-            elsewhere=len(beside) - len(here) + self._promised(books.bin),
-            max_loaded=self.upstreams[books.bin.upstream].max_loaded,
-        )
-
-    def _promised(self, bin_: Bin) -> int:
-        """How many runners its upstream may still get for those who were decided on earlier."""
-        earlier = takewhile(lambda bin_id: bin_id != bin_.id, self.plans)
-        return sum(self.books[bin_id].bin.upstream == bin_.upstream for bin_id in earlier)
 
     # ---------------------------------------------------------------- make room, fill slots
 
@@ -643,14 +402,14 @@ class Machine:
         # Elsewhere it is enough that Ollama does not list it; here its memory must be back, too.
         present = [
             runner
-            for runner in self._on_upstream(bin_)
+            for runner in self.on_upstream(bin_)
             if runner.bin.id == bin_.id or runner.state is not RunnerState.LEAVING
         ]
         still_listed = any(
             runner.model == request.model and runner.state is not RunnerState.LEAVING
             for runner in present
         )
-        if plan.victims or still_listed or self._lacking(request, books, present) is not None:
+        if plan.victims or still_listed or lacking(self, request, books, present) is not None:
             return
         self._load(request, books)
 
@@ -667,7 +426,7 @@ class Machine:
         if leaving is not None:
             # There is room for both: nobody has to wait until it is seen back.
             self._forget(leaving)
-        present = self._in_bin(books.bin.id)
+        present = self.in_bin(books.bin.id)
         need = request.needs[books.bin.id]
         self._commands.append(
             Load(
@@ -695,20 +454,9 @@ class Machine:
             keep_alive_s=request.default_keep_alive_s,
             state=RunnerState.LOADING,
             since=self.now,
-            load_s=self._load_guess_s(request.model, need.footprint_bytes),
+            load_s=self.load_guess_s(request.model, need.footprint_bytes),
             began_at=self.now,
         )
-
-    def is_draining(self, runner: Runner) -> bool:
-        """Whether it serves nobody new, so that an elder gets its memory."""
-        return self.drained_for(runner) is not None
-
-    def drained_for(self, runner: Runner) -> Request | None:
-        """Who waits for a runner's memory."""
-        for plan in self.plans.values():
-            if isinstance(plan, Plan) and runner in plan.victims:
-                return plan.request
-        return None
 
     def _fill(self, runner: Runner) -> None:
         while len(runner.running) < runner.parallel:
@@ -739,7 +487,7 @@ class Machine:
         return (
             runner.resident
             and runner.idle
-            and self._open(runner.bin)
+            and self.is_open(runner.bin)
             and not self.loading(runner.bin.upstream)
         )
 
@@ -758,13 +506,3 @@ class Machine:
                 yield self._awaited_until(runner)
             elif self._may_expire(runner):
                 yield runner.expires_at
-
-    def _in_bin(self, bin_id: BinId) -> list[Runner]:
-        return self._by_name(r for r in self.runners.values() if r.bin.id == bin_id)
-
-    def _on_upstream(self, bin_: Bin) -> list[Runner]:
-        return self._by_name(r for r in self.runners.values() if r.bin.upstream == bin_.upstream)
-
-    @staticmethod
-    def _by_name(runners: Iterable[Runner]) -> list[Runner]:
-        return sorted(runners, key=lambda runner: (runner.bin.id, runner.model))

@@ -5,8 +5,9 @@ Reads the machine's state and its last plans; decides nothing and changes nothin
 
 from collections.abc import Iterable
 
-from ollama_gate.scheduler.machine import Held, Machine, Plan
+from ollama_gate.scheduler.machine import Machine
 from ollama_gate.scheduler.memory import Runner, committed
+from ollama_gate.scheduler.state import Held, Plan
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,

@@ -1,0 +1,172 @@
+"""Where everything stands, and the questions that can be asked of it.
+
+It changes nothing and decides nothing: what happens is booked by the machine, what comes next is
+decided by the planning, and both ask here.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ollama_gate.scheduler.line import Line
+from ollama_gate.scheduler.memory import Books, Runner, Shortfall, serves
+from ollama_gate.scheduler.types import (
+    Bin,
+    BinId,
+    ModelKey,
+    Policy,
+    Request,
+    RequestId,
+    RunnerState,
+    Upstream,
+)
+
+FIRST_LOAD_S = 1.2
+FIRST_LOAD_BYTES_PER_S = 3e9
+"""A first guess at a load's length, before one was seen: a start and a read from disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a bin does next.
+
+    Attributes:
+        request: whose model is next.
+        victims: who makes room for it; the busy among them serve nobody new.
+        missing: what was lacking, the reason for the victims.
+    """
+
+    request: Request
+    victims: tuple[Runner, ...]
+    missing: Shortfall | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Nobody may be loaded: the bin is kept for a request that was passed over long enough.
+
+    Attributes:
+        until: when the next incumbent has had its quantum, if time alone tells.
+    """
+
+    request: Request
+    until: float | None
+
+
+class State:
+    """Requests, runners, books and plans.
+
+    Attributes:
+        running: the requests that have a slot, and where.
+        away_since: the upstreams that do not answer.
+        plans: in the order in which they were decided; a bin with nothing to decide is absent.
+        load_seconds: how long each model's last load took.
+    """
+
+    def __init__(
+        self, *, upstreams: Sequence[Upstream], bins: Sequence[Bin], policy: Policy, now: float
+    ) -> None:
+        self.policy = policy
+        self.line = Line(policy.tau_s)
+        self.runners: dict[tuple[BinId, ModelKey], Runner] = {}
+        self.running: dict[RequestId, tuple[Request, BinId]] = {}
+        self.books = {bin_.id: Books(bin_) for bin_ in sorted(bins, key=lambda b: b.id)}
+        self.upstreams = {upstream.name: upstream for upstream in upstreams}
+        # Until it has been heard of, an upstream is as good as away.
+        self.away_since = dict.fromkeys(self.upstreams, now)
+        self.plans: dict[BinId, Plan | Held] = {}
+        self.closing = False
+        self.now = now
+        self.load_seconds: dict[ModelKey, float] = {}
+
+    def outage_deadline(self, request: Request) -> float:
+        """When a request gives up, if none of the upstreams that could serve it comes back."""
+        deadlines = []
+        for bin_id in request.needs:
+            upstream = self.upstreams[self.books[bin_id].bin.upstream]
+            if upstream.name not in self.away_since:
+                return math.inf
+            began = max(request.arrived_at, self.away_since[upstream.name])
+            deadlines.append(began + upstream.outage_wait_s)
+        return max(deadlines)
+
+    def is_open(self, bin_: Bin) -> bool:
+        """Whether anything may be asked of a bin's upstream."""
+        return not self.closing and bin_.upstream not in self.away_since
+
+    def loading(self, upstream: str) -> Runner | None:
+        """What an upstream is loading; it loads one at a time."""
+        for runner in self.runners.values():
+            if runner.bin.upstream == upstream and runner.state is RunnerState.LOADING:
+                return runner
+        return None
+
+    def home_of(self, request: Request) -> Runner | None:
+        """A resident runner that serves a request, if there is one and its upstream answers."""
+        return next(self.homes_of(request), None)
+
+    def homes_of(self, request: Request) -> Iterator[Runner]:
+        """The resident runners that serve a request."""
+        for runner in self.runners.values():
+            if runner.resident and self.is_open(runner.bin) and self.suits(runner, request):
+                yield runner
+
+    def loads_for(self, request: Request) -> bool:
+        """Whether something is being loaded that will serve a request."""
+        return any(
+            runner.state is RunnerState.LOADING
+            and self.is_open(runner.bin)
+            and self.suits(runner, request)
+            for runner in self.runners.values()
+        )
+
+    @staticmethod
+    def suits(runner: Runner, request: Request) -> bool:
+        """Whether a runner, once resident, is one that a request may be sent to."""
+        return runner.bin.id in request.needs and serves(runner, request)
+
+    def is_wanted(self, runner: Runner) -> bool:
+        """Whether somebody who waits could be served by it."""
+        return any(self.suits(runner, row[0]) for row in self.line.rows(runner.model))
+
+    def load_guess_s(self, model: ModelKey, footprint_bytes: int) -> float:
+        """How long a load will take, in seconds."""
+        seen = self.load_seconds.get(model)
+        return FIRST_LOAD_S + footprint_bytes / FIRST_LOAD_BYTES_PER_S if seen is None else seen
+
+    def is_draining(self, runner: Runner) -> bool:
+        """Whether it serves nobody new, so that an elder gets its memory."""
+        return self.drained_for(runner) is not None
+
+    def drained_for(self, runner: Runner) -> Request | None:
+        """Who waits for a runner's memory."""
+        for plan in self.plans.values():
+            if isinstance(plan, Plan) and runner in plan.victims:
+                return plan.request
+        return None
+
+    def in_bin(self, bin_id: BinId) -> list[Runner]:
+        """The runners of a bin, in any state."""
+        return self.by_name(r for r in self.runners.values() if r.bin.id == bin_id)
+
+    def on_upstream(self, bin_: Bin) -> list[Runner]:
+        """The runners of all bins of a bin's upstream."""
+        return self.by_name(r for r in self.runners.values() if r.bin.upstream == bin_.upstream)
+
+    @staticmethod
+    def by_name(runners: Iterable[Runner]) -> list[Runner]:
+        """In an order that depends on nothing else."""
+        return sorted(runners, key=lambda runner: (runner.bin.id, runner.model))
+
+    def has_runner(self, request: Request) -> bool:
+        """Whether there is, or is about to be, a runner that serves a request."""
+        return self.home_of(request) is not None or self.loads_for(request)
+
+    def staying(self, bin_: Bin) -> list[Runner]:
+        """The runners of an upstream that will be there when what is leaving has left."""
+        # What is leaving will have left by then. An upstream's other bins matter for `max_loaded`.
+        return [
+            runner
+            for runner in self.on_upstream(bin_)
+            if runner.resident or runner.state is RunnerState.LOADING
+        ]
