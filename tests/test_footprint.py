@@ -113,7 +113,7 @@ def test_the_cache_is_what_llama_cpp_allocates_to_the_byte() -> None:
         assert computed == expected, row
 
 
-ROUGHLY = {"gpt-oss-20b", "deepseek-v2-16b-mla", "mamba-130m"}
+ROUGHLY = {"gpt-oss-20b", "deepseek-v2-16b-mla", "deepseek-v2-16b-old", "mamba-130m"}
 """Their graphs are not quite the one that the formula was fitted to."""
 
 

@@ -6,6 +6,7 @@ are bytes.
 """
 
 from ollama_gate.footprint.book import Book
+from ollama_gate.footprint.explained import Estimate, Part, Source, What
 from ollama_gate.footprint.facts import GGUF_HEADER_BYTES, Facts, Resident, read_ps, read_show
 from ollama_gate.footprint.ollama_rules import (
     GIB,
@@ -25,6 +26,7 @@ from ollama_gate.footprint.sizes import (
     compute_bytes,
     estimate,
     kv_bytes,
+    unreported_bytes,
 )
 
 __all__ = [
@@ -34,10 +36,14 @@ __all__ = [
     "PROCESS_BYTES",
     "PROJECTOR_GRAPH_BYTES",
     "Book",
+    "Estimate",
     "Facts",
+    "Part",
     "Resident",
     "Settings",
     "Shape",
+    "Source",
+    "What",
     "batch_of",
     "compute_bytes",
     "default_context",
@@ -49,4 +55,5 @@ __all__ = [
     "predicted_by_ollama",
     "read_ps",
     "read_show",
+    "unreported_bytes",
 ]

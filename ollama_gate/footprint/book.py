@@ -7,6 +7,7 @@ decided elsewhere.
 from dataclasses import replace
 from typing import Final
 
+from ollama_gate.footprint.explained import Source
 from ollama_gate.footprint.facts import Facts
 from ollama_gate.footprint.ollama_rules import (
     Settings,
@@ -16,7 +17,7 @@ from ollama_gate.footprint.ollama_rules import (
     parallel_of,
     predicted_by_ollama,
 )
-from ollama_gate.footprint.sizes import Source, estimate, unreported_bytes
+from ollama_gate.footprint.sizes import estimate, unreported_bytes
 from ollama_gate.scheduler.types import Launch, ModelKey, Need
 
 PLAUSIBLE_SHARE: Final = 0.7
@@ -92,7 +93,7 @@ class Book:
         if guess == 0:
             return 0
         shown = size_bytes if on_cpu_bin else size_vram_bytes
-        seen = shown + unreported_bytes(facts, on_cpu_bin=on_cpu_bin)
+        seen = shown + unreported_bytes(facts, settings, on_cpu_bin=on_cpu_bin)
         asked_for_part = asks_for_part(facts, merge(facts, launch))
         if not on_cpu_bin and size_vram_bytes < size_bytes and not asked_for_part:
             return seen

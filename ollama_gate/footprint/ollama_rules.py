@@ -43,12 +43,20 @@ class Settings:
         kv_cache_type: `OLLAMA_KV_CACHE_TYPE` there.
         context_length: `OLLAMA_CONTEXT_LENGTH` there, 0 where it is left to the tier.
         total_bytes: memory of all its cards; `None` where nobody can tell, or there is none.
+        safety: factor on what is estimated; nothing that was learned or configured is changed.
+        overhead_bytes: of a process on this card, if that was learned.
+        flash_attention: whether Ollama uses it there, as it does wherever all cards can.
+        version: Ollama's own, such as `0.32.15`; empty where it is not known.
     """
 
     num_parallel: int = 1
     kv_cache_type: str = "f16"
     context_length: int = 0
     total_bytes: int | None = None
+    safety: float = 1.0
+    overhead_bytes: int | None = None
+    flash_attention: bool = True
+    version: str = ""
 
 
 def merge(facts: Facts, launch: Launch) -> Launch:
