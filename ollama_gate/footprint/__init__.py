@@ -6,6 +6,8 @@ are bytes.
 """
 
 from ollama_gate.footprint.book import Book
+from ollama_gate.footprint.buffers import compute_bytes
+from ollama_gate.footprint.cache import kv_bytes
 from ollama_gate.footprint.explained import Estimate, Part, Source, What
 from ollama_gate.footprint.facts import GGUF_HEADER_BYTES, Facts, Resident, read_ps, read_show
 from ollama_gate.footprint.ollama_rules import (
@@ -23,9 +25,7 @@ from ollama_gate.footprint.shape import Shape
 from ollama_gate.footprint.sizes import (
     PROCESS_BYTES,
     PROJECTOR_GRAPH_BYTES,
-    compute_bytes,
     estimate,
-    kv_bytes,
     unreported_bytes,
 )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ollama_gate.footprint.lenient import list_of, mapping_of, number_of, text_of
-from ollama_gate.footprint.shape import Info, Shape, read_shape
+from ollama_gate.footprint.shape import Info, Shape, read_shape, withheld_lists
 from ollama_gate.footprint.tensors import Tensors
 from ollama_gate.scheduler.types import Launch, ModelKey
 
@@ -42,6 +42,10 @@ class Facts:
         weights_bytes: what of the weights goes to a card; `None` without a list of tensors.
         tensors_bytes: all of the weights, projector apart.
         projector_bytes: a vision or audio encoder, inside the model file or beside it.
+        adapters_bytes: files of adapters, where no projector's lies beside them.
+        mlx: a model in safetensors, which another engine runs.
+        withheld: whether `/api/show` keeps back what the shape rests on until it is asked to be
+            verbose.
     """
 
     key: ModelKey
@@ -58,6 +62,9 @@ class Facts:
     weights_bytes: int | None = None
     tensors_bytes: int | None = None
     projector_bytes: int = 0
+    adapters_bytes: int = 0
+    mlx: bool = False
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,18 +107,15 @@ def read_show(name: str, show: Mapping[str, Any], size_bytes: int, *, digest: st
     info = Info(mapping_of(show.get("model_info")))
     models, adapters = _blobs(text_of(show.get("modelfile")))
     tensors = Tensors.read(show.get("tensors"))
-    shape = read_shape(info)
+    shape = read_shape(info, vocabulary=tensors.vocabulary if tensors else 0)
     cached = shape is None or shape.cached
-    file_bytes, projector_bytes = _files(
-        size_bytes,
-        tensors,
-        separate=len(models) > 1 or bool(mapping_of(show.get("projector_info"))),
-    )
+    projected = len(models) > 1 or bool(mapping_of(show.get("projector_info")))
+    files = _files(size_bytes, tensors, projected=projected, adapted=bool(adapters))
     capabilities = frozenset(filter(None, map(text_of, list_of(show.get("capabilities")))))
     return Facts(
         key=_key(models, digest, name),
         name=name,
-        size_bytes=file_bytes,
+        size_bytes=files.model_bytes,
         architecture=info.architecture,
         family=text_of(mapping_of(show.get("details")).get("family")),
         context_length=info.number("context_length") or None,
@@ -124,7 +128,10 @@ def read_show(name: str, show: Mapping[str, Any], size_bytes: int, *, digest: st
         shape=shape,
         weights_bytes=tensors.on_card(cached=cached) if tensors else None,
         tensors_bytes=tensors.model_bytes if tensors else None,
-        projector_bytes=projector_bytes,
+        projector_bytes=files.projector_bytes,
+        adapters_bytes=files.adapters_bytes,
+        mlx=text_of(mapping_of(show.get("details")).get("format")) == "safetensors",
+        withheld=withheld_lists(info),
     )
 
 
@@ -177,13 +184,26 @@ def _parameters(text: str) -> Launch:
     )
 
 
-def _files(size_bytes: int, tensors: Tensors | None, *, separate: bool) -> tuple[int, int]:
-    """Sizes of the model file and of the projector, which may be a file of its own."""
+@dataclass(frozen=True, slots=True)
+class _Files:
+    model_bytes: int
+    projector_bytes: int = 0
+    adapters_bytes: int = 0
+
+
+def _files(size_bytes: int, tensors: Tensors | None, *, projected: bool, adapted: bool) -> _Files:
+    """Sizes of the model file and of what lies beside it: `/api/tags` has only the sum of all.
+
+    Adapters beside a projector count as the projector's: nothing tells where one ends.
+    """
     size_bytes = max(0, size_bytes)
     if tensors is None:
-        return size_bytes, 0
+        return _Files(size_bytes)
     inside = tensors.model_bytes + tensors.projector_bytes
-    if not separate:
-        return max(size_bytes, inside), tensors.projector_bytes
+    if not projected and not adapted:
+        return _Files(max(size_bytes, inside), tensors.projector_bytes)
     file_bytes = min(max(size_bytes, inside), inside + GGUF_HEADER_BYTES)
-    return file_bytes, tensors.projector_bytes + max(0, size_bytes - file_bytes)
+    beside = max(0, size_bytes - file_bytes)
+    if projected:
+        return _Files(file_bytes, tensors.projector_bytes + beside)
+    return _Files(file_bytes, tensors.projector_bytes, beside)

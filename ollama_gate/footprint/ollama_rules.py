@@ -3,6 +3,7 @@
 Its rules, right or wrong, and its own rough figures; what a runner will really take is not here.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,8 +31,17 @@ BATCH_TIERS: Final = ((32_768, 2048, 60, 2 * GIB), (4096, 1024, 75, 768 * MIB))
 if its prediction stays within so many percent of the free memory and so many bytes more stay
 within `FIT_PERCENT` (v0.32.15 `server/sched.go`, `automaticGenerationBatch`)."""
 SMALLEST_BATCH: Final = 512
+CONSTRAINED_BATCH: Final = 256
+"""Without flash attention the batch is the smallest, and this one where a long context meets a
+small card."""
+CONSTRAINED_ABOVE_CELLS: Final = 4096
+CONSTRAINED_BELOW_BYTES: Final = 8 * GIB
 LARGEST_EMBEDDING_BATCH: Final = 2048
 FIT_PERCENT: Final = 80
+
+LLAMA_SERVER_SINCE: Final = (0, 30)
+"""Since then Ollama runs models in llama.cpp's own server."""
+_VERSION: Final = re.compile(r"v?([0-9]{1,9})\.([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +148,8 @@ def _predicted_bytes(facts: Facts, launch: Launch, settings: Settings) -> int:
     if shape is None:
         return facts.size_bytes + unknown_kv_bytes(facts, cells)
     head_length = shape.embedding_length // shape.heads if shape.heads else 0
-    return facts.size_bytes + 4 * len(shape.kv_heads) * min(shape.kv_heads) * head_length * cells
+    kept = shape.least_kv_heads or max(1, min(shape.kv_heads))
+    return facts.size_bytes + 4 * len(shape.kv_heads) * kept * head_length * cells
 
 
 def context_of(facts: Facts, launch: Launch, settings: Settings) -> int:
@@ -156,11 +167,22 @@ def batch_of(facts: Facts, launch: Launch, settings: Settings) -> int:
     launch = merge(facts, launch)
     context = context_of(facts, launch, settings)
     cells = context * parallel_of(facts, settings.num_parallel)
+    old = before_llama_server(settings.version)
     if launch.num_batch is not None and launch.num_batch > 0:
         return min(launch.num_batch, cells)
     if facts.pooling:
-        return min(LARGEST_EMBEDDING_BATCH, context)
-    predicted, there = _predicted_bytes(facts, launch, settings), settings.total_bytes
+        return context if old else min(LARGEST_EMBEDDING_BATCH, context)
+    return min(cells, _automatic_batch(facts, launch, settings, cells))
+
+
+def _automatic_batch(facts: Facts, launch: Launch, settings: Settings, cells: int) -> int:
+    there = settings.total_bytes
+    if before_llama_server(settings.version):
+        return SMALLEST_BATCH
+    if not settings.flash_attention:
+        small = there is not None and there <= CONSTRAINED_BELOW_BYTES
+        return CONSTRAINED_BATCH if small and cells > CONSTRAINED_ABOVE_CELLS else SMALLEST_BATCH
+    predicted = _predicted_bytes(facts, launch, settings)
     for above, batch, percent, charge in BATCH_TIERS:
         if cells > above and (
             there is None
@@ -171,6 +193,23 @@ def batch_of(facts: Facts, launch: Launch, settings: Settings) -> int:
         ):
             return batch
     return SMALLEST_BATCH
+
+
+def before_llama_server(version: str) -> bool:
+    """Whether an Ollama of this version ran models in an engine of its own; no, if unknown."""
+    found = _VERSION.match(version)
+    return found is not None and (int(found[1]), int(found[2])) < LLAMA_SERVER_SINCE
+
+
+def keeps_all_outputs(facts: Facts, version: str) -> bool:
+    """Whether room is kept for the scores of all words after each token of a batch.
+
+    Ollama did so for every model up to 0.24; llama.cpp does so for an embedding model that is a
+    chat model underneath, and would rather be asked for all it can say.
+    """
+    if facts.pooling:
+        return facts.shape is not None and facts.shape.cached
+    return before_llama_server(version)
 
 
 def unknown_kv_bytes(facts: Facts, cells: int) -> int:

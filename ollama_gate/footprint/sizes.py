@@ -1,14 +1,16 @@
 """What a runner will take, before it was ever seen: weights, cache, buffers, overhead.
 
-The formulas are llama.cpp's own for the cache and a fit to its dry-runs for the compute buffers,
-as Ollama since 0.30 runs it; flash attention is assumed, and what cannot be known is taken too
-large rather than too small. What was seen or configured instead is not asked for here.
+As Ollama since 0.30 runs it; what cannot be known is taken too large rather than too small. What
+was seen or configured instead is not asked for here.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+from ollama_gate.footprint.buffers import compute_bytes
+from ollama_gate.footprint.cache import kv_bytes
 from ollama_gate.footprint.explained import Estimate, Part, What
 from ollama_gate.footprint.facts import Facts
 from ollama_gate.footprint.ollama_rules import (
@@ -16,11 +18,12 @@ from ollama_gate.footprint.ollama_rules import (
     Settings,
     batch_of,
     context_of,
+    keeps_all_outputs,
     merge,
     parallel_of,
     unknown_kv_bytes,
 )
-from ollama_gate.footprint.shape import Shape
+from ollama_gate.footprint.shape import Shape, Standing
 from ollama_gate.scheduler.types import Launch
 
 PROCESS_BYTES: Final = 457 * MIB
@@ -30,87 +33,52 @@ aside (`ml/device.go` `MinimumMemory`), and `size_vram` does not show it."""
 PROJECTOR_GRAPH_BYTES: Final = 300 * MIB
 """Buffers of a vision projector, which `size_vram` does not show either."""
 
-PROJECTOR_GRAPH_ERROR_BYTES: Final = 900 * MIB
-"""Up to 1.2 GiB were reported of them."""
-
-PROCESS_ERROR_BYTES: Final = 300 * MIB
+TENSORS_ERROR_PERCENT: Final = 2
+"""Alignment and what a backend lays out anew; the sum itself is the file's, to the byte."""
 FILE_ERROR_PERCENT: Final = 8
 """31 of 33 reported readings lie within -2 and +8 % of what goes by the file's size."""
-
-CACHE_PADDING: Final = 256
-"""llama.cpp rounds a sequence's cache up to a multiple of this many cells."""
-
-KV_TYPE_BYTES: Final[Mapping[str, Fraction]] = {
-    "f32": Fraction(4),
-    "f16": Fraction(2),
-    "bf16": Fraction(2),
-    "q8_0": Fraction(34, 32),
-    "q4_0": Fraction(18, 32),
+UNKNOWN_ERROR_PERCENT: Final = 40
+"""Where nothing says how a model is built."""
+COMPUTE_ERROR: Final[Mapping[Standing, tuple[int, int]]] = {
+    "checked": (5, 32 * MIB),
+    "known": (25, 64 * MIB),
+    "unknown": (UNKNOWN_ERROR_PERCENT, 64 * MIB),
 }
-"""Bytes of one cache element; Ollama runs any other `OLLAMA_KV_CACHE_TYPE` as f16."""
+"""Percent, and no fewer bytes: of the dry-runs nearly all lie within the first."""
+PROCESS_ERROR_BYTES: Final = 300 * MIB
+"""What differs between drivers and cards."""
+PROJECTOR_GRAPH_ERROR_BYTES: Final = 900 * MIB
+"""One report has 1136 MiB."""
 
-
-def kv_bytes(shape: Shape, *, context: int, parallel: int, batch: int, kv_type: str) -> int:
-    """The cache of `parallel` sequences of `context` tokens each."""
-    if not shape.cached:
-        return 0
-    full = _padded(context)
-    windowed = min(full, _padded(min(full, shape.window + batch)))
-    values = 0 if shape.latent else shape.value_length
-    row = (shape.key_length + values) * KV_TYPE_BYTES.get(kv_type, KV_TYPE_BYTES["f16"])
-    total = Fraction(0)
-    for heads, local in zip(shape.kv_heads, shape.local, strict=True):
-        total += heads * (windowed if local else full) * row if heads else shape.recurrent_bytes
-    return int(parallel * total)
-
-
-def compute_bytes(shape: Shape, *, context: int, batch: int) -> int:
-    """Buffers for one batch's intermediate results, with flash attention."""
-    wide = 3 * shape.feed_forward_length
-    if shape.experts_used:
-        each = 3 * shape.expert_feed_forward_length + shape.embedding_length
-        wide = shape.experts_used * each
-    mask = 2 * context if any(shape.kv_heads) else 0
-    return batch * (4 * (4 * shape.embedding_length + wide) + mask)
-
-
-def _padded(cells: int) -> int:
-    return -(-cells // CACHE_PADDING) * CACHE_PADDING
+MLX_SHARE: Final = Fraction(15, 100)
+"""What a model in safetensors takes beyond its files; a guess."""
 
 
 def estimate(
     facts: Facts, launch: Launch, settings: Settings, *, on_cpu_bin: bool = False
 ) -> Estimate:
-    """What a runner with these options would take in a bin, if all of it goes there."""
+    """What a runner with these options would take in a bin, if all of it goes there.
+
+    Args:
+        facts: of the model.
+        launch: the options that were asked for; the Modelfile's stand in for what was not.
+        settings: of its upstream.
+        on_cpu_bin: whether the bin is main memory.
+    """
     launch = merge(facts, launch)
     if facts.remote or (launch.on_cpu and not on_cpu_bin):
         return Estimate()
     context = context_of(facts, launch, settings)
     parallel = parallel_of(facts, settings.num_parallel)
-    batch = batch_of(facts, launch, settings) if facts.shape else 0
     weights = _weights(facts, on_cpu_bin=on_cpu_bin)
+    batch = 0
     if facts.shape is None:
-        model = (weights, *_guessed(facts, context * parallel))
+        working = _guessed(facts, context * parallel)
     else:
-        cache = kv_bytes(
-            facts.shape,
-            context=context,
-            parallel=parallel,
-            batch=batch,
-            kv_type=settings.kv_cache_type,
-        )
-        compute = compute_bytes(facts.shape, context=context, batch=batch)
-        model = (
-            weights,
-            Part(what="kv", bytes=cache, source="llama.cpp's cache formula"),
-            Part(
-                what="compute",
-                bytes=compute,
-                source="fit to llama.cpp's dry-runs",
-                error_bytes=max(32 * MIB, compute // 20),
-            ),
-        )
-    parts = (*model, *_overhead(facts, settings, on_cpu_bin=on_cpu_bin))
+        batch = batch_of(facts, launch, settings)
+        run = _Run(context, batch, parallel, settings)
+        working = (_kv(facts.shape, run), _compute(facts, facts.shape, run))
+    parts = (weights, *working, *_overhead(facts, settings, on_cpu_bin=on_cpu_bin))
     return Estimate(
         parts=(*parts, *_safety(parts, settings.safety)),
         num_ctx=context,
@@ -119,67 +87,141 @@ def estimate(
     )
 
 
+def unreported_bytes(facts: Facts, settings: Settings, *, on_cpu_bin: bool) -> int:
+    """What a runner takes beyond what `/api/ps` says of it."""
+    return sum(part.bytes for part in _overhead(facts, settings, on_cpu_bin=on_cpu_bin))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a runner of a known shape is started with."""
+
+    context: int
+    batch: int
+    parallel: int
+    settings: Settings
+
+
+def _percent(size: int, percent: int) -> int:
+    return size * percent // 100
+
+
 def _weights(facts: Facts, *, on_cpu_bin: bool) -> Part:
     listed = facts.tensors_bytes if on_cpu_bin else facts.weights_bytes
-    if listed is None:
-        size = facts.size_bytes
-        return Part(
-            what="weights",
-            bytes=size,
-            source="file size of /api/tags",
-            error_bytes=size * FILE_ERROR_PERCENT // 100,
-        )
-    return Part(what="weights", bytes=listed, source="tensors of /api/show")
+    if listed is not None:
+        source, size, percent = "tensors of /api/show", listed, TENSORS_ERROR_PERCENT
+    else:
+        source, size, percent = "file size of /api/tags", facts.size_bytes, FILE_ERROR_PERCENT
+    if facts.shape is None:
+        percent = UNKNOWN_ERROR_PERCENT
+    return Part(what="weights", bytes=size, source=source, error_bytes=_percent(size, percent))
 
 
 def _guessed(facts: Facts, cells: int) -> tuple[Part, ...]:
-    """Cache and buffers of a model whose shape nobody can tell."""
-    source = "guess from the file size: unknown architecture"
-    guesses: tuple[tuple[What, int], ...] = (
+    """Cache and buffers of a model whose dimensions nobody tells."""
+    source = "guess from the file size: unknown architecture, or keys missing in /api/show"
+    guesses: list[tuple[What, int]] = [
         ("kv", unknown_kv_bytes(facts, cells)),
         ("compute", facts.size_bytes // 5 + 64 * MIB),
-    )
+    ]
+    if facts.mlx:
+        source = "guess from the file size: a model in safetensors"
+        guesses = [("kv", 0), ("compute", int(facts.size_bytes * MLX_SHARE))]
     return tuple(
-        Part(what=what, bytes=size, source=source, error_bytes=size * 40 // 100)
+        Part(
+            what=what,
+            bytes=size,
+            source=source,
+            error_bytes=_percent(size, UNKNOWN_ERROR_PERCENT),
+        )
         for what, size in guesses
+    )
+
+
+def _kv(shape: Shape, run: _Run) -> Part:
+    size = kv_bytes(
+        shape,
+        context=run.context,
+        parallel=run.parallel,
+        batch=run.batch,
+        kv_type=run.settings.kv_cache_type,
+    )
+    unknown = shape.standing == "unknown"
+    return Part(
+        what="kv",
+        bytes=size,
+        source=f"llama.cpp's cache formula{', of an unknown architecture' if unknown else ''}",
+        error_bytes=_percent(size, UNKNOWN_ERROR_PERCENT) if unknown else 0,
+    )
+
+
+def _compute(facts: Facts, shape: Shape, run: _Run) -> Part:
+    size = compute_bytes(
+        shape,
+        context=run.context,
+        batch=run.batch,
+        parallel=run.parallel,
+        kv_type=run.settings.kv_cache_type,
+        flash=run.settings.flash_attention,
+        all_outputs=keeps_all_outputs(facts, run.settings.version),
+    )
+    percent, least = COMPUTE_ERROR[shape.standing]
+    sources: Mapping[Standing, str] = {
+        "checked": "fit to llama.cpp's dry-runs",
+        "known": "fit to dry-runs of like architectures",
+        "unknown": "fit to dry-runs of other architectures",
+    }
+    return Part(
+        what="compute",
+        bytes=size,
+        source=sources[shape.standing],
+        error_bytes=max(least, _percent(size, percent)),
     )
 
 
 def _overhead(facts: Facts, settings: Settings, *, on_cpu_bin: bool) -> tuple[Part, ...]:
     parts: list[Part] = []
+    if facts.adapters_bytes:
+        parts.append(_file("adapters", facts.adapters_bytes))
     if facts.projector_bytes:
-        parts += [
-            Part(
-                what="projector",
-                bytes=facts.projector_bytes,
-                source="tensors of /api/show",
-            ),
+        parts.append(_file("projector", facts.projector_bytes))
+        parts.append(
             Part(
                 what="projector buffers",
                 bytes=PROJECTOR_GRAPH_BYTES,
-                source="typical of what was reported",
+                source="the least of what was reported",
                 error_bytes=PROJECTOR_GRAPH_ERROR_BYTES,
-            ),
-        ]
+            )
+        )
     if not on_cpu_bin:
         parts.append(_process(settings))
     return tuple(parts)
 
 
+def _file(what: What, size: int) -> Part:
+    source = "file sizes of /api/tags, less the model's tensors"
+    if what == "projector":
+        source = "tensors of /api/show, or the file's size"
+    return Part(
+        what=what,
+        bytes=size,
+        source=source,
+        error_bytes=_percent(size, FILE_ERROR_PERCENT),
+    )
+
+
 def _process(settings: Settings) -> Part:
     learned = settings.overhead_bytes
-    if learned is None:
-        source, size = "457 MiB, what Ollama sets aside (ml/device.go)", PROCESS_BYTES
-        return Part(what="process", bytes=size, source=source, error_bytes=PROCESS_ERROR_BYTES)
-    return Part(what="process", bytes=learned, source="learned on this card")
+    if learned is not None:
+        return Part(what="process", bytes=learned, source="learned on this card")
+    return Part(
+        what="process",
+        bytes=PROCESS_BYTES,
+        source="457 MiB, as Ollama sets aside (ml/device.go)",
+        error_bytes=PROCESS_ERROR_BYTES,
+    )
 
 
 def _safety(parts: tuple[Part, ...], factor: float) -> tuple[Part, ...]:
     extra = int(sum(part.bytes for part in parts) * (factor - 1))
-    source = f"vram.safety: {factor:g}"
-    return (Part(what="safety", bytes=extra, source=source),) if extra else ()
-
-
-def unreported_bytes(facts: Facts, settings: Settings, *, on_cpu_bin: bool) -> int:
-    """What a runner takes beyond what `/api/ps` says of it."""
-    return sum(part.bytes for part in _overhead(facts, settings, on_cpu_bin=on_cpu_bin))
+    return (Part(what="safety", bytes=extra, source=f"vram.safety {factor:g}"),) if extra else ()

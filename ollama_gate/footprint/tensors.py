@@ -25,18 +25,24 @@ _TENSOR_BLOCKS: Final[Mapping[str, tuple[int, int]]] = {
 
 _HOST_TENSORS: Final = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
 """llama.cpp keeps its input layer in host memory."""
+_EMBEDDING: Final = "token_embd.weight"
 _PROJECTOR_TENSORS: Final = ("v.", "mm.", "a.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensors:
-    """Sums over the list of tensors."""
+    """Sums over the list of tensors.
+
+    Attributes:
+        vocabulary: tokens that there is an embedding for; 0 without one.
+    """
 
     model_bytes: int
     projector_bytes: int
     host_bytes: int
     embedding_bytes: int
     tied: bool
+    vocabulary: int
 
     def on_card(self, *, cached: bool) -> int:
         """What of the weights goes to a card; a tied output layer is a second copy there."""
@@ -47,12 +53,16 @@ class Tensors:
     def read(cls, tensors: Any) -> "Tensors | None":
         """Sum them up; `None` where there is no list, or a tensor of a type not known here."""
         sizes: dict[str, int] = {}
+        vocabulary = 0
         for tensor in list_of(tensors):
             entry = mapping_of(tensor)
             size = _tensor_bytes(entry)
             if size is None:
                 return None
-            sizes[text_of(entry.get("name"))] = size
+            name = text_of(entry.get("name"))
+            sizes[name] = size
+            if name == _EMBEDDING:
+                vocabulary = number_of(list_of(entry.get("shape"))[-1]) or 0
         if not sizes:
             return None
         projector = sum(sizes[name] for name in sizes if name.startswith(_PROJECTOR_TENSORS))
@@ -60,8 +70,9 @@ class Tensors:
             model_bytes=sum(sizes.values()) - projector,
             projector_bytes=projector,
             host_bytes=sum(sizes[name] for name in sizes if name.startswith(_HOST_TENSORS)),
-            embedding_bytes=sizes.get("token_embd.weight", 0),
+            embedding_bytes=sizes.get(_EMBEDDING, 0),
             tied="output.weight" not in sizes,
+            vocabulary=vocabulary,
         )
 
 
