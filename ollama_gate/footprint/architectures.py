@@ -62,6 +62,9 @@ RECURRENT_AND_FULL: Final = frozenset(["falcon-h1"])
 RECURRENT_PREFIX: Final = "nemotron_h"
 """A layer without attention is recurrent here only if it has no feed-forward part either."""
 
+DENSE_AS_WELL: Final = frozenset(["arctic", "llama4"])
+"""Mixtures of experts with dense layers among them, though no key says how many."""
+
 UNCACHED: Final = frozenset(
     [
         "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert",
@@ -69,7 +72,12 @@ UNCACHED: Final = frozenset(
     ]
 )  # fmt: skip
 """They read a text as a whole and keep no cache."""
-UNGATED: Final = frozenset(["bert", "jina-bert-v3"])
+UNGATED: Final = frozenset(
+    [
+        "arcee", "bert", "bloom", "codeshell", "falcon", "gpt2", "gptj", "gptneox", "jina-bert-v3",
+        "mpt", "nemotron", "nemotron_h", "nemotron_h_moe", "phi2", "starcoder", "starcoder2",
+    ]
+)  # fmt: skip
 """Their feed-forward part has one matrix up, not two."""
 
 CHECKED: Final = frozenset(
@@ -90,7 +98,7 @@ _READ: Final = frozenset(
         "mixtral", "mpt", "nemotron", "nemotron_h", "nemotron_h_moe", "olmo", "olmoe", "openelm",
         "orion", "phi2", "phi3", "phimoe", "plamo2", "qwen", "qwen25vl", "qwen2moe", "qwen2vl",
         "qwen3moe", "qwen3vl", "qwen3vlmoe", "seed_oss", "smollm3", "stablelm", "starcoder",
-        "starcoder2", "xverse",
+        "starcoder2", "xverse", "gemma4", "deepseek32", "kimi-linear",
     ]
 )  # fmt: skip
 KNOWN: Final = CHECKED | UNCACHED | RECURRENT | SLIDING.keys() | INTERVALS.keys() | _READ

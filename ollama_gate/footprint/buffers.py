@@ -37,13 +37,15 @@ def compute_bytes(
         return _encoder_bytes(shape, batch=batch, flash=flash)
     cells = padded(context) if any(shape.kv_heads) else 0
     near = window_cells(shape, context=context, batch=batch) if any(shape.local) else 0
-    widest = _feed_forward(shape, kv_type) * _F32 + (cells + near) * (_F16 if flash else _F32)
-    widest = max(widest, _recurrence(shape) * _F32)
+    masks = (cells + near) * (_F16 if flash else _F32)
+    widest = (
+        max(_feed_forward(shape, kv_type), shape.recurrent_length, _latent(shape)) * _F32 + masks
+    )
     if not flash and cells:
         widest = max(widest, _scores(shape, cells, near) * _F32)
     if all_outputs:
-        beside = (2 + shape.experts_used) * shape.embedding_length
-        widest = max(widest, (shape.vocabulary + beside) * _F32)
+        # Nothing else is alive by then, but an embedding model's masks are.
+        widest = max(widest, _outputs(shape) * _F32 + (masks if shape.pooled else 0))
     return batch * (widest + _INPUTS) + _aside(shape, cells, parallel, kv_type, flash=flash)
 
 
@@ -61,11 +63,12 @@ def _feed_forward(shape: Shape, kv_type: str) -> int:
     embedding = shape.embedding_length
     attended = shape.attention_length or embedding
     rotated = quantised(kv_type) and not shape.latent
-    if rotated and attended == embedding:
+    if rotated and attended == embedding and not any(shape.local):
         attended = 0
     elif rotated and attended < embedding:
         attended *= 2
-    return 3 * embedding + attended + _inside(shape)
+    each = (len(shape.kv_heads) + 1) * shape.layer_input_length
+    return 3 * embedding + attended + _inside(shape) + each
 
 
 def _inside(shape: Shape) -> int:
@@ -79,12 +82,18 @@ def _inside(shape: Shape) -> int:
         return dense
     # What the experts put out takes the room of two of their three results, if it is large enough.
     experts = used * (3 * wide + (embedding if embedding > 2 * wide else 0))
-    return max(dense, experts)
+    return max(dense, experts, 3 * shape.shared_feed_forward_length)
 
 
-def _recurrence(shape: Shape) -> int:
-    """Numbers alive at once for a token in a recurrent layer (mamba)."""
-    return shape.embedding_length + 6 * shape.inner_length
+def _latent(shape: Shape) -> int:
+    """Numbers alive at once for a token where every head looks at the compressed keys."""
+    if not shape.latent:
+        return 0
+    return 3 * shape.embedding_length + shape.heads * (shape.key_length + 2 * shape.latent_rank)
+
+
+def _outputs(shape: Shape) -> int:
+    return shape.vocabulary + (2 + shape.experts_used) * shape.embedding_length
 
 
 def _scores(shape: Shape, cells: int, near: int) -> int:
@@ -100,7 +109,7 @@ def _scores(shape: Shape, cells: int, near: int) -> int:
 
 def _aside(shape: Shape, cells: int, parallel: int, kv_type: str, *, flash: bool) -> int:
     """What does not grow with the batch: states, rotations, compressed keys laid out anew."""
-    states = parallel * shape.recurrent_bytes if shape.inner_length else 0
+    states = parallel * shape.recurrent_bytes if shape.recurrent_length else 0
     turns = 0
     if quantised(kv_type) and cells and not shape.latent:
         turns = _F32 * (shape.key_length**2 + 64 * 64) * (2 if any(shape.local) else 1)
@@ -111,9 +120,9 @@ def _aside(shape: Shape, cells: int, parallel: int, kv_type: str, *, flash: bool
 def _encoder_bytes(shape: Shape, *, batch: int, flash: bool) -> int:
     """An encoder sees a batch as one text, each token all others."""
     embedding, wide = shape.embedding_length, shape.feed_forward_length
-    inside = 3 * wide + 2 * embedding if shape.gated else wide + 3 * embedding
-    if shape.experts_used:
-        inside = max(inside, 2 * embedding + _inside(shape))
+    inside = 2 * wide + 6 * embedding if shape.gated else wide + 3 * embedding
+    if shape.experts_used or (any(shape.local) and shape.gated):
+        inside = max(inside, _feed_forward(shape, "f16"))
     masks = batch * (2 if any(shape.local) else 1)
     if flash:
         return batch * (inside * _F32 + masks * _F16 + _INPUTS)

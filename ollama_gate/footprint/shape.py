@@ -32,16 +32,19 @@ class Shape:
         local_value_length: the same of values.
         recurrent: which layers keep a state instead, or as well; empty for none.
         recurrent_bytes: state of one recurrent layer for one sequence.
-        inner_length: of a recurrent layer, 0 for one without a state space.
+        recurrent_length: numbers that such a layer works on for each token; 0 where they are few.
         latent: MLA: one compressed key serves as value too.
         latent_rank: of the compressed key; 0 without one.
         index_length: of the keys by which sparse attention chooses, cached beside the others.
         attention_length: what all heads together put out for a token; 0 for as wide as a token.
-        feed_forward_length: the widest layer's.
+        layer_input_length: of what each layer gets of its own beside the token's embedding.
+        feed_forward_length: the widest dense layer's, 0 where every layer has experts.
         gated: whether the feed-forward part has two matrices up.
         experts_used: of a mixture of experts, for each token; 0 for a dense model.
+        shared_feed_forward_length: of the experts that every token uses, together.
         vocabulary: tokens; 0 where nobody says.
         cached: whether there is a cache at all; BERT and its like have none.
+        pooled: made for embeddings.
         standing: how sure the formulas are of this architecture.
     """
 
@@ -58,16 +61,19 @@ class Shape:
     local_value_length: int = 0
     recurrent: tuple[bool, ...] = ()
     recurrent_bytes: int = 0
-    inner_length: int = 0
+    recurrent_length: int = 0
     latent: bool = False
     latent_rank: int = 0
     index_length: int = 0
     attention_length: int = 0
+    layer_input_length: int = 0
     gated: bool = True
     experts_used: int = 0
     expert_feed_forward_length: int = 0
+    shared_feed_forward_length: int = 0
     vocabulary: int = 0
     cached: bool = True
+    pooled: bool = False
     standing: Standing = "checked"
 
 
@@ -153,25 +159,28 @@ def read_shape(info: Info, *, vocabulary: int = 0) -> Shape | None:
         embedding_length=embedding,
         key_length=key_length,
         value_length=value_length,
-        feed_forward_length=given(feed_forward, 4 * embedding),
+        feed_forward_length=_dense_length(info, given(feed_forward, 4 * embedding)),
         local=local,
         window=window,
         local_key_length=info.count("attention.key_length_swa"),
         local_value_length=info.count("attention.value_length_swa"),
         recurrent=recurrent if any(recurrent) else (),
         recurrent_bytes=_recurrent_bytes(info, embedding, heads),
-        inner_length=info.count("ssm.inner_size"),
+        recurrent_length=_recurrent_length(info, embedding),
         latent=info.number("attention.key_length_mla") is not None,
         latent_rank=info.count("attention.kv_lora_rank"),
         index_length=info.count("attention.indexer.key_length"),
         attention_length=heads * given(info.number("attention.value_length_mla"), value_length),
+        layer_input_length=info.count("embedding_length_per_layer_input"),
         gated=info.architecture not in architectures.UNGATED,
         experts_used=info.count("expert_used_count"),
         expert_feed_forward_length=given(
             info.number("expert_feed_forward_length"), feed_forward or 0
         ),
+        shared_feed_forward_length=_shared_length(info),
         vocabulary=vocabulary or info.count("vocab_size"),
         cached=_cached(info),
+        pooled=info.has("pooling_type"),
         standing=_standing(info, local),
     )
 
@@ -184,14 +193,17 @@ def _kv_heads(
         return None
     value = info.get(key)
     if isinstance(value, list):
-        each = tuple(number_of(item) or 0 for item in value)
-        return each if len(each) == layers else None
+        each = [number_of(item) or 0 for item in value]
+    else:
+        each = [given(number_of(value), heads)] * layers
+    if len(each) != layers:
+        return None
     own = layers - info.count("attention.shared_kv_layers")
     own = min(own, architectures.OWN_CACHES.get(info.architecture, own))
-    number = given(number_of(value), heads)
     both = info.architecture in architectures.RECURRENT_AND_FULL
     return tuple(
-        number if layer < own and (both or not recurrent[layer]) else 0 for layer in range(layers)
+        number if layer < own and (both or not recurrent[layer]) else 0
+        for layer, number in enumerate(each)
     )
 
 
@@ -266,3 +278,29 @@ def _recurrent_bytes(info: Info, embedding: int, heads: int) -> int:
         state, groups = info.count("ssm.state_size"), info.count("ssm.group_count")
         return 4 * (past * (inner + 2 * groups * state) + state * inner)
     return 4 * embedding * max(0, info.count("shortconv.l_cache") - 1)
+
+
+def _recurrent_length(info: Info, embedding: int) -> int:
+    inner = info.count("ssm.inner_size")
+    if not inner:
+        return 0
+    groups = 2 * info.count("ssm.group_count") * info.count("ssm.state_size")
+    if info.architecture in architectures.INTERVALS:
+        return 3 * (embedding + inner + groups)
+    both = info.architecture in architectures.RECURRENT_AND_FULL
+    return (3 if both else 1) * embedding + 6 * inner + 3 * groups
+
+
+def _dense_length(info: Info, feed_forward: int) -> int:
+    """Some mixtures of experts name a dense length that no layer has."""
+    if not info.count("expert_used_count") or info.architecture in architectures.DENSE_AS_WELL:
+        return feed_forward
+    some = info.count("leading_dense_block_count") or info.count("interleave_moe_layer_step") > 1
+    return feed_forward if some else 0
+
+
+def _shared_length(info: Info) -> int:
+    each = info.count("expert_shared_feed_forward_length")
+    if each:
+        return each
+    return info.count("expert_shared_count") * info.count("expert_feed_forward_length")
