@@ -148,7 +148,7 @@ def slow_generate(members: list[tuple[str, Any]]) -> dict[str, Any] | None:
         is_right = isinstance(value, TYPED[key]) and not (
             isinstance(value, bool) and bool not in TYPED[key]
         )
-        if not is_right and not (key == "think" and value in {"high", "low"}):
+        if not is_right and not (key == "think" and str(value) in {"high", "low"}):
             return None
         if key == "options":
             value = {**(fields.get(key) or {}), **value}  # noqa: PLW2901

@@ -3,6 +3,7 @@
 Pure functions on bytes: nothing is asked, awaited or remembered here, and nothing decided either.
 """
 
+from ollama_gate.wire.context import Place, with_context
 from ollama_gate.wire.listing import with_expiries
 from ollama_gate.wire.names import changed_names
 from ollama_gate.wire.read import Ask, Hopeless, read, read_priority
@@ -15,6 +16,7 @@ __all__ = [
     "Dialect",
     "Endpoint",
     "Hopeless",
+    "Place",
     "broken_line",
     "changed_names",
     "dialect_of",
@@ -24,5 +26,6 @@ __all__ = [
     "refusal",
     "refuse",
     "unload_answer",
+    "with_context",
     "with_expiries",
 ]

@@ -38,6 +38,9 @@ _OPTIONS: Final[Mapping[str, Callable[[Any], bool]]] = {
 number, and where Go wants an integer it cuts the fraction off."""
 
 
+_NULL_IS_A_CHOICE: Final = frozenset({"num_ctx", "num_batch", "draft_num_predict"})
+"""Ollama asks of these whether they are named, not what they say (`server/routes.go`)."""
+
 _NOTHING: Final = Launch()
 
 
@@ -61,6 +64,12 @@ def launch_options(options: Mapping[str, Any] | None, *, shift: bool | None = No
         draft_num_predict=_cut(given.get("draft_num_predict")),
         shift=shift,
     )
+
+
+def named_as_null(options: Mapping[str, Any] | None) -> frozenset[str]:
+    """Of the runner's options for which it makes a difference, those given as `null`."""
+    given = (options or {}).items()
+    return frozenset(name for name, value in given if value is None and name in _NULL_IS_A_CHOICE)
 
 
 def _cut(value: float | None) -> int | None:

@@ -2,7 +2,7 @@
 
 Everything follows Ollama v0.32.15 (`server/routes.go`, `middleware`). In doubt a request is taken
 for one that loads its model, for scheduling it is safe; nothing of a body is ever rewritten,
-only `keep_alive` is cut out.
+only `keep_alive` is cut out and the place of `options.num_ctx` told.
 """
 
 import re
@@ -16,9 +16,11 @@ from ollama_gate import names
 from ollama_gate.errors import BadRequestError
 from ollama_gate.scheduler.types import Launch, Priority
 from ollama_gate.wire.bodies import BODIES, WHOLE_BODIES
+from ollama_gate.wire.context import Place, context_in
 from ollama_gate.wire.encoding import decode_zstd
 from ollama_gate.wire.form import read_form
 from ollama_gate.wire.meaning import MEANINGS, Fields
+from ollama_gate.wire.options import named_as_null
 from ollama_gate.wire.routes import Dialect, Endpoint
 from ollama_gate.wire.scan import (
     HopelessError,
@@ -44,6 +46,10 @@ class Ask:
         empty: nothing is to be generated; with `keep_alive_s` 0, generate and chat unload.
         needs: the capabilities that Ollama checks before it loads.
         body: what to forward: the client's bytes, but for `keep_alive`.
+        context_at: where in `body` the value of `options.num_ctx` stands that counts; `None`
+            where it names none, as nobody but a native client can.
+        nulls: runner's options that it names and gives as `null`: Ollama takes its default for
+            them, but not as a choice left to it.
     """
 
     model: str
@@ -53,6 +59,8 @@ class Ask:
     stream: bool
     needs: frozenset[str]
     body: bytes
+    context_at: Place | None = None
+    nulls: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +121,8 @@ def _read_json(endpoint: Endpoint, body: bytes) -> Ask:
         stream=meaning.stream,
         needs=meaning.needs,
         body=_without(body, seen.cuts),
+        context_at=seen.context and seen.context.behind(seen.cuts),
+        nulls=named_as_null(fields.get("options")),
     )
 
 
@@ -123,12 +133,14 @@ class _Object:
     Attributes:
         found: its fields.
         cuts: what of it is not to be forwarded.
+        context: where `options.num_ctx` stands.
         models: where the values begin that are called exactly `model`.
         end: where it ends.
     """
 
     found: dict[str, Any] = field(default_factory=dict)
     cuts: list[tuple[int, int]] = field(default_factory=list)
+    context: Place | None = None
     models: list[int] = field(default_factory=list)
     end: int = 0
 
@@ -148,6 +160,9 @@ def _read_object(struct: Struct, body: bytes) -> _Object:
             )
         else:
             kept = True
+        # Nor this one.
+        if name == "options":
+            seen.context = context_in(body, at, seen.context)
         if name == "model" and decoded(key) == name:
             seen.models.append(at)
         last_end = end
