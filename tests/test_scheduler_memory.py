@@ -14,9 +14,9 @@ from ollama_gate.scheduler.memory import (
     Shortfall,
     committed,
     memory_is_back,
-    serves,
     shortfall,
 )
+from ollama_gate.scheduler.serving import serves
 from ollama_gate.scheduler.types import Bin, BinId, Launch, ModelKey, Need, RunnerState
 from tests.play import a_request, gib
 

@@ -65,12 +65,14 @@ class Forward:
 
     Attributes:
         queued_s: how long it has waited.
+        num_ctx: the context that it is to name instead of its own; `None` leaves what it says.
         load_s: for how much of that its model was being loaded; no part of what is decided.
     """
 
     id: RequestId
     bin: BinId
     queued_s: float
+    num_ctx: int | None = None
     load_s: float = field(default=0.0, compare=False)
 
 

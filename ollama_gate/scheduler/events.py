@@ -94,7 +94,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """One line of `GET /api/ps`, in the scheduler's terms."""
+    """One line of `GET /api/ps`, in the scheduler's terms.
+
+    Attributes:
+        named_ctx: the `num_ctx` by which one asks for just this runner; `None` if by `num_ctx`.
+    """
 
     bin: BinId
     model: ModelKey
@@ -103,6 +107,7 @@ class Resident:
     footprint_bytes: int
     reported_bytes: int
     num_ctx: int | None
+    named_ctx: int | None = None
     parallel: int = 1
 
 

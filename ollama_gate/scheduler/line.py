@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Priority, Request, RequestId
 
-Kind = tuple[Launch, int | None, frozenset[BinId]]
-"""What tells requests for one model apart, as far as it matters which runner may serve them."""
+Kind = tuple[ModelKey, Launch, int | None, int | None, int | None, frozenset[BinId]]
+"""What tells requests apart, as far as it matters which runner may serve them."""
 
 Rows = tuple[list[Request], list[Request], list[Request]]
 """A row for each class, the eldest first. Patience is the same for all of a class, so this is the
@@ -51,13 +51,13 @@ class Line:
         self._waiting[request.id] = request
         self._sequence[request.id] = self._count
         kinds = self._kinds.setdefault(request.model, {})
-        for rows in (self._everybody, kinds.setdefault(_kind_of(request), _no_rows())):
+        for rows in (self._everybody, kinds.setdefault(kind_of(request), _no_rows())):
             insort(rows[request.priority], request, key=self._age)
 
     def leave(self, request_id: RequestId) -> Request:
         """Take a request out."""
         request = self._waiting.pop(request_id)
-        kind, kinds = _kind_of(request), self._kinds[request.model]
+        kind, kinds = kind_of(request), self._kinds[request.model]
         for rows in (self._everybody, kinds[kind]):
             row = rows[request.priority]
             del row[bisect_left(row, self._age(request), key=self._age)]
@@ -132,8 +132,16 @@ class Line:
         return True, 0.0, request.priority, request.arrived_at, sequence
 
 
-def _kind_of(request: Request) -> Kind:
-    return request.launch, request.num_ctx, frozenset(request.needs)
+def kind_of(request: Request) -> Kind:
+    """What a request is like to the scheduler."""
+    return (
+        request.model,
+        request.launch,
+        request.num_ctx,
+        request.least_ctx,
+        request.batch_limit,
+        frozenset(request.needs),
+    )
 
 
 def _no_rows() -> Rows:

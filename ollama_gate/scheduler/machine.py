@@ -24,6 +24,7 @@ from ollama_gate.scheduler.memory import (
     memory_is_back,
 )
 from ollama_gate.scheduler.planning import lacking, plan_all
+from ollama_gate.scheduler.serving import context_to_name, launches, take_for_another
 from ollama_gate.scheduler.state import Held, Plan, State
 from ollama_gate.scheduler.types import (
     Bin,
@@ -192,7 +193,9 @@ class Machine(State):
         self._interrupted.pop(runner.model, None)
         runner.take(loaded.footprint_bytes, loaded.reported_bytes)
         if loaded.num_ctx is not None:
-            runner.num_ctx = loaded.num_ctx
+            runner.take_context(loaded.num_ctx)
+        if runner.launch.num_ctx is None and runner.num_ctx is not None:
+            self.automatic_ctx[runner.bin.id, runner.model] = runner.num_ctx
         runner.load_s = self.load_seconds[runner.model] = self.now - runner.since
         runner.enter(RunnerState.RESIDENT, self.now)
         runner.ready_at = runner.idle_since = self.now
@@ -211,7 +214,7 @@ class Machine(State):
     def _refuse_everybody_for(self, runner: Runner, failed: ev.LoadFailed) -> None:
         # What failed for one would fail for the others, each time at the cost of an eviction.
         rows = self.line.rows(runner.model)
-        alike = [r for row in rows if row[0].launch == runner.launch for r in row]
+        alike = [r for row in rows if runner.launch in launches(row[0]) for r in row]
         for request in self.line.as_joined(alike):
             self.line.leave(request.id)
             self._refuse(request.id, Refusal.LOAD_FAILED, status=failed.status, text=failed.text)
@@ -265,8 +268,12 @@ class Machine(State):
             case RunnerState.RESIDENT, None:
                 self._gone(runner)
             case RunnerState.RESIDENT, ev.Resident():
+                if take_for_another(runner, resident):
+                    runner.launch, runner.num_ctx = resident.launch, resident.num_ctx
+                    runner.named_ctx = resident.named_ctx
+                elif resident.num_ctx is not None:
+                    runner.take_context(resident.num_ctx)
                 runner.take(resident.footprint_bytes, resident.reported_bytes)
-                runner.num_ctx = resident.num_ctx
             case RunnerState.LEAVING, ev.Resident():
                 # Somebody loaded it again behind the gate's back.
                 del self.runners[runner.bin.id, runner.model]
@@ -283,6 +290,7 @@ class Machine(State):
             name=resident.name,
             launch=resident.launch,
             num_ctx=resident.num_ctx,
+            named_ctx=resident.named_ctx,
             footprint_bytes=0,
             reported_bytes=0,
             # Nobody knows; as much as if the card's other users had not changed since.
@@ -447,6 +455,7 @@ class Machine(State):
             name=request.name,
             launch=request.launch,
             num_ctx=request.num_ctx,
+            named_ctx=request.named_ctx,
             footprint_bytes=need.footprint_bytes,
             reported_bytes=need.footprint_bytes,
             free_at_load_bytes=books.card_free_bytes(present),
@@ -478,6 +487,7 @@ class Machine(State):
                 id=request.id,
                 bin=runner.bin.id,
                 queued_s=self.now - request.arrived_at,
+                num_ctx=context_to_name(runner, request),
                 load_s=runner.loading_since(request.arrived_at),
             )
         )

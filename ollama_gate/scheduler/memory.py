@@ -37,6 +37,9 @@ class Runner:
     """One model in one bin, from the moment its load is ordered until its memory is seen back.
 
     Attributes:
+        num_ctx: the context in effect for one slot; `None` where nobody can tell.
+        named_ctx: the `num_ctx` by which one asks Ollama for just this runner; `None` where that
+            is no other than the one in effect.
         reported_bytes: what Ollama's own books hold for it.
         free_at_load_bytes: what the card had free when its load began. Ollama remembers this
             figure for as long as the runner lives and plans with it.
@@ -62,6 +65,7 @@ class Runner:
     since: float
     load_s: float
     began_at: float
+    named_ctx: int | None = None
     ready_at: float = 0.0
     idle_since: float = 0.0
     served: int = 0
@@ -100,45 +104,16 @@ class Runner:
         if reported_bytes is not None:
             self.reported_bytes = reported_bytes
 
+    def take_context(self, num_ctx: int) -> None:
+        """Book the context that it really has."""
+        if self.launch.num_ctx is None and num_ctx != self.num_ctx:
+            # Ollama's choice was another than was thought; by its own name it is found for sure.
+            self.named_ctx = num_ctx
+        self.num_ctx = num_ctx
+
     def enter(self, state: RunnerState, now: float) -> None:
         """Change state."""
         self.state, self.since = state, now
-
-
-def serves(runner: Runner, request: Request) -> bool:
-    """Whether a runner, once resident, would serve a request without being reloaded.
-
-    Follows `needsReload` of Ollama v0.32.15 `server/sched.go`, with two deviations on the safe
-    side: an option given on one side only counts as a difference even where Ollama's default
-    happens to equal it, and a model that one client put on the CPU (`num_gpu: 0`) does not serve
-    those who did not ask for that.
-    """
-    have, want = runner.launch, request.launch
-    return (
-        runner.model == request.model
-        and _same_context(runner, request)
-        and _same_layers(runner, want)
-        and have.num_batch == want.num_batch
-        and have.main_gpu == want.main_gpu
-        and have.use_mmap == want.use_mmap
-        and have.num_thread == want.num_thread
-        and have.draft_num_predict == want.draft_num_predict
-        and have.shift == want.shift
-        and have.extras == want.extras
-    )
-
-
-def _same_context(runner: Runner, request: Request) -> bool:
-    # Who asks for the same gets the same, even where Ollama then gives less than was asked for:
-    # otherwise a runner would not serve the very request that it was loaded for.
-    asked_alike = runner.launch.num_ctx == request.launch.num_ctx
-    return asked_alike or runner.num_ctx == request.num_ctx
-
-
-def _same_layers(runner: Runner, want: Launch) -> bool:
-    if want.num_gpu is None or want.num_gpu < 0:
-        return runner.bin.cpu or not runner.launch.on_cpu
-    return runner.launch.num_gpu == want.num_gpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

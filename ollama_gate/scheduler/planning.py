@@ -6,10 +6,11 @@ Derived anew from the whole state each time. It fills in `state.plans` and chang
 from collections.abc import Collection, Iterator, Sequence
 from itertools import takewhile
 
+from ollama_gate.scheduler.context import exact_if_must, widest
 from ollama_gate.scheduler.eviction import choose
 from ollama_gate.scheduler.memory import Books, Limits, Runner, Shortfall, most, shortfall
 from ollama_gate.scheduler.state import Held, Plan, State
-from ollama_gate.scheduler.types import Bin, Request
+from ollama_gate.scheduler.types import Bin, Need, Request
 
 
 def plan_all(state: State) -> None:
@@ -25,7 +26,7 @@ def plan_all(state: State) -> None:
             _decide(state, request, here, elders=heads[:place])
         else:
             # Most of them fail for the same reason: do not ask for each of them.
-            here = [b for b in here if limits[b.bin.id].admit(request.needs[b.bin.id])]
+            here = [b for b in here if limits[b.bin.id].admit(_need(state, request, b))]
             _decide(state, request, here, elders=None)
         undecided = [books for books in undecided if books.bin.id not in state.plans]
         if not undecided:
@@ -40,11 +41,15 @@ def _homeless(state: State, heads: Sequence[Request]) -> Iterator[tuple[int, Req
     present = {runner.model for runner in state.runners.values()}
     seen = set()
     for place, request in enumerate(heads):
-        kind = request.model, request.launch, request.num_ctx
+        kind = request.model, request.launch, request.num_ctx, request.least_ctx
         if kind in seen or (request.model in present and state.has_runner(request)):
             continue
         seen.add(kind)
         yield place, request
+
+
+def _need(state: State, request: Request, books: Books) -> Need:
+    return exact_if_must(state, request, books).needs[books.bin.id]
 
 
 def _most_for_the_patient(state: State, books: Books) -> Limits:
@@ -81,6 +86,7 @@ def _plan_for(
     state: State, request: Request, books: Books, *, elders: Sequence[Request] | None
 ) -> Plan | Held:
     staying = state.staying(books.bin)
+    request = exact_if_must(state, request, books)
     need = request.needs[books.bin.id]
     load_s = state.load_guess_s(request.model, need.footprint_bytes)
     yielding = [r for r in staying if _yields(state, r, load_s, elders)]
@@ -98,6 +104,10 @@ def _plan_for(
         )
         if not isinstance(victims, Shortfall):
             missing = lacking(state, request, books, staying)
+            beside = [runner for runner in staying if runner not in victims]
+            request = widest(
+                state, request, books, lambda wider: not lacking(state, wider, books, beside)
+            )
             return Plan(request=request, victims=victims, missing=missing)
     incumbents = (r for r in staying if r.resident and r not in yielding)
     ends = (_quantum_ends_at(state, runner, load_s) for runner in incumbents)

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ollama_gate.scheduler.line import Line
-from ollama_gate.scheduler.memory import Books, Runner, Shortfall, serves
+from ollama_gate.scheduler.memory import Books, Runner, Shortfall
+from ollama_gate.scheduler.serving import serves
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
@@ -61,6 +62,7 @@ class State:
         away_since: the upstreams that do not answer.
         plans: in the order in which they were decided; a bin with nothing to decide is absent.
         load_seconds: how long each model's last load took.
+        automatic_ctx: the context that Ollama gave each model when last it had the choice.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class State:
         self.closing = False
         self.now = now
         self.load_seconds: dict[ModelKey, float] = {}
+        self.automatic_ctx: dict[tuple[BinId, ModelKey], int] = {}
 
     def outage_deadline(self, request: Request) -> float:
         """When a request gives up, if none of the upstreams that could serve it comes back."""

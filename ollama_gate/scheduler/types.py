@@ -31,10 +31,10 @@ class Launch:
     """The options that a runner is started with; `None` leaves the choice to Ollama.
 
     These are the options whose change makes Ollama reload a model (`needsReload` in Ollama
-    v0.32.15 `server/sched.go`), after the Modelfile's parameters were applied, with `num_ctx`
-    clamped to the trained length.
+    v0.32.15 `server/sched.go`), after the Modelfile's parameters were applied.
 
     Attributes:
+        num_ctx: as it is named, which may be more than the model was trained for.
         shift: context shift, a flag of the runner rather than an option.
         extras: adapter and projector blobs, which reload as well.
     """
@@ -70,16 +70,35 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exact:
+    """What a request would be loaded with that is to get just the context that it names."""
+
+    launch: Launch
+    needs: Mapping[BinId, Need]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One inference request as the scheduler sees it.
 
     Attributes:
         model: what must be resident.
         name: the name the client used; a load that it causes uses it.
+        launch: what a runner is loaded with for it.
         needs: what its runner would take, for each bin that can hold it.
         arrived_at: when it was first accepted; a request tried again keeps its place.
         num_ctx: the context in effect for one slot if a runner were loaded for it, whether it
             asked for one or left the choice to Ollama; `None` where nobody can tell.
+        named_ctx: the `num_ctx` by which that runner is asked for: what `launch` names, else
+            Ollama's automatic one, before it is held to what the model was trained for.
+        least_ctx: if set, every runner with at least so many tokens serves it, for it can be
+            sent with the runner's context in place of its own; if not, only one that Ollama
+            takes for its own as it stands.
+        exact: if set, `launch` leaves the context to Ollama although the request names one, for
+            that is no more; and this is what it is loaded with where Ollama's choice does not
+            do.
+        batch_limit: Ollama takes the batch of this model from the context that is named, up to
+            this; `None` where it does not.
         parallel: how many requests one runner of this model may serve at once.
         keep_alive_s: how long the model may idle afterwards, `inf` for no limit; `None` leaves
             the runner's present limit as it is.
@@ -95,6 +114,10 @@ class Request:
     arrived_at: float
     launch: Launch = field(default_factory=Launch)
     num_ctx: int | None = None
+    named_ctx: int | None = None
+    least_ctx: int | None = None
+    exact: Exact | None = None
+    batch_limit: int | None = None
     priority: Priority = Priority.NORMAL
     client: str = ""
     parallel: int = 1

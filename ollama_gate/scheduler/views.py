@@ -5,16 +5,14 @@ Reads the machine's state and its last plans; decides nothing and changes nothin
 
 from collections.abc import Iterable
 
+from ollama_gate.scheduler.line import Kind, kind_of
 from ollama_gate.scheduler.machine import Machine
 from ollama_gate.scheduler.memory import Runner, committed
 from ollama_gate.scheduler.state import Held, Plan
 from ollama_gate.scheduler.types import (
     Bin,
-    BinId,
     BinView,
     Cause,
-    Launch,
-    ModelKey,
     Request,
     RunnerState,
     RunnerView,
@@ -24,9 +22,6 @@ from ollama_gate.scheduler.types import (
 
 Reason = tuple[Cause, tuple[str, ...], float | None]
 """A cause, the names of what is behind it, and when time alone ends it for all of a kind."""
-
-Kind = tuple[ModelKey, Launch, int | None, tuple[BinId, ...]]
-"""Those who are alike in this wait for the same reason."""
 
 
 def snapshot(machine: Machine) -> Snapshot:
@@ -96,7 +91,8 @@ def _runner_view(machine: Machine, runner: Runner) -> RunnerView:
 def _waiting(
     machine: Machine, request: Request, position: int, reasons: dict[Kind, Reason]
 ) -> Waiting:
-    kind = request.model, request.launch, request.num_ctx, tuple(request.needs)
+    # Those who are alike wait for the same reason.
+    kind = kind_of(request)
     if kind not in reasons:
         reasons[kind] = why(machine, request)
     cause, behind, until = reasons[kind]
@@ -148,7 +144,7 @@ def _at_the_loader(machine: Machine, request: Request, upstreams: set[str]) -> R
 def _in_the_plans(machine: Machine, request: Request) -> Reason:
     plans = [machine.plans.get(bin_id) for bin_id in request.needs]
     for plan in plans:
-        if plan is not None and _same_kind(plan.request, request):
+        if plan is not None and plan.request.id == request.id:
             return _its_own(machine, plan)
     for plan in plans:
         if plan is not None:
@@ -163,7 +159,3 @@ def _its_own(machine: Machine, plan: Plan | Held) -> Reason:
         return Cause.QUANTUM, _names(present), plan.until
     leaving = [runner for runner in present if not runner.resident]
     return Cause.MAKING_ROOM, _names([*plan.victims, *leaving]), None
-
-
-def _same_kind(one: Request, other: Request) -> bool:
-    return (one.model, one.launch, one.num_ctx) == (other.model, other.launch, other.num_ctx)
