@@ -83,11 +83,16 @@ class RefusedError(GateError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A slot: where it is, how long it was waited for, and how much of that was its load."""
+    """A slot: where it is, how long it was waited for, and how much of that was its load.
+
+    Attributes:
+        num_ctx: the context that the request must name instead of its own, if any.
+    """
 
     bin: BinId
     queued_s: float
     load_s: float
+    num_ctx: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,7 +418,12 @@ class Gate:
         # Its client may have gone in this very instant; `Left` is on its way then.
         if ticket is not None and not ticket.granted.done():
             ticket.granted.set_result(
-                Grant(bin=command.bin, queued_s=command.queued_s, load_s=command.load_s)
+                Grant(
+                    bin=command.bin,
+                    queued_s=command.queued_s,
+                    load_s=command.load_s,
+                    num_ctx=command.num_ctx,
+                )
             )
             request = ticket.request
             _queue.debug("forward", id=command.id, model=request.name, queued_s=command.queued_s)

@@ -19,6 +19,7 @@ from ollama_gate.scheduler.events import Resident
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
+    Exact,
     Launch,
     ModelKey,
     Need,
@@ -52,9 +53,8 @@ class _Wants:
     facts: Facts
     settings: Settings
     revision: int
-    launch: Launch
+    resolved: footprint.Resolved
     needs: Mapping[BinId, Need]
-    num_ctx: int
     parallel: int
 
     def holds(self, facts: Facts, settings: Settings, revision: int) -> bool:
@@ -82,7 +82,7 @@ class Registry:
         self._by_digest: OrderedDict[str, Facts] = OrderedDict()
         self._given_up: set[ModelKey] = set()
         self._asking: dict[str, asyncio.Lock] = {}
-        self._wanted: dict[tuple[ModelKey, str, Launch], _Wants] = {}
+        self._wanted: dict[tuple[ModelKey, str, Launch, frozenset[str]], _Wants] = {}
         self._models = {_key(name): model for name, model in config.models.items()}
 
     def card_has(self, total_bytes: int) -> None:
@@ -187,7 +187,8 @@ class Registry:
     ) -> Request:
         """What a client's request means to the scheduler."""
         own = self._models.get(_key(ask.model))
-        wants = self._wants(facts, ask.launch_options)
+        wants, least_ctx, exact = self._widened(facts, ask)
+        resolved = wants.resolved
         idle_s = own.keep_alive_s if own else None
         return Request(
             id=request_id,
@@ -195,8 +196,12 @@ class Registry:
             name=ask.model,
             needs=wants.needs,
             arrived_at=arrived_at,
-            launch=wants.launch,
-            num_ctx=wants.num_ctx,
+            launch=resolved.launch,
+            num_ctx=resolved.num_ctx,
+            named_ctx=resolved.named_ctx,
+            least_ctx=least_ctx,
+            exact=exact,
+            batch_limit=resolved.batch_limit,
             priority=self._priority(own, priority),
             client=client,
             parallel=wants.parallel,
@@ -204,20 +209,35 @@ class Registry:
             default_keep_alive_s=self._config.keep_alive_s if idle_s is None else idle_s,
         )
 
-    def _wants(self, facts: Facts, asked: Launch) -> _Wants:
+    def _widened(self, facts: Facts, ask: Ask) -> tuple[_Wants, int | None, Exact | None]:
+        """What to load for a request, how much context it names, and what it would be with that.
+
+        One that can be sent with another context than it names, and names no more than Ollama
+        gives by itself, is loaded with that: it then serves those who name none as well.
+        """
+        named = self._wants(facts, ask.launch_options, ask.nulls)
+        if ask.context_at is None or self._config.num_ctx == "respect":
+            return named, None, None
+        unnamed = replace(ask.launch_options, num_ctx=None)
+        automatic = self._wants(facts, unnamed, ask.nulls - {"num_ctx"})
+        least_ctx = named.resolved.num_ctx
+        if least_ctx > automatic.resolved.num_ctx:
+            return named, least_ctx, None
+        return automatic, least_ctx, Exact(launch=named.resolved.launch, needs=named.needs)
+
+    def _wants(self, facts: Facts, asked: Launch, nulls: frozenset[str] = frozenset()) -> _Wants:
         """What a runner with these options would be; remembered while nothing changes it."""
-        key = (facts.key, facts.name, asked)
+        key = (facts.key, facts.name, asked, nulls)
         known = self._wanted.get(key)
         if known is not None and known.holds(facts, self._settings, self._book.revision):
             return known
-        launch = footprint.merge(facts, asked)
+        resolved = footprint.resolve(facts, asked, self._settings, nulls=nulls)
         wants = _Wants(
             facts=facts,
             settings=self._settings,
             revision=self._book.revision,
-            launch=launch,
-            needs={bin_.id: self._need(facts, launch, bin_)[0] for bin_ in self._bins},
-            num_ctx=self._context(facts, launch),
+            resolved=resolved,
+            needs={bin_.id: self._need(facts, resolved.launch, bin_)[0] for bin_ in self._bins},
             parallel=self.parallel(facts),
         )
         if len(self._wanted) >= REMEMBERED:
@@ -265,14 +285,16 @@ class Registry:
     async def _resident(self, line: footprint.Resident, *, on_card: bool) -> Resident:
         facts = await self._facts_of(line)
         bin_ = self._bins[0]
+        launch, named_ctx = self._launched(facts, line, bin_, on_card=on_card)
         return Resident(
             bin=bin_.id,
             model=facts.key,
             name=line.name,
-            launch=self._launched(facts, line, bin_, on_card=on_card),
+            launch=launch,
             footprint_bytes=self._taken(facts, line, bin_),
             reported_bytes=line.size_bytes if bin_.cpu else line.size_vram_bytes,
             num_ctx=line.context_length,
+            named_ctx=named_ctx,
             parallel=self.parallel(facts),
         )
 
@@ -295,16 +317,17 @@ class Registry:
 
     def _launched(
         self, facts: Facts, line: footprint.Resident, bin_: Bin, *, on_card: bool
-    ) -> Launch:
-        """The options of a runner, as far as `/api/ps` betrays them."""
-        launch = footprint.merge(facts, Launch())
-        if line.context_length not in {None, self._context(facts, launch)}:
-            launch = replace(launch, num_ctx=line.context_length)
+    ) -> tuple[Launch, int]:
+        """The options of a runner and its context's name, as far as `/api/ps` betrays them."""
+        resolved = footprint.resolve(facts, Launch(), self._settings)
+        launch, named_ctx = resolved.launch, resolved.named_ctx
+        if line.context_length is not None and line.context_length != resolved.num_ctx:
+            launch, named_ctx = replace(launch, num_ctx=line.context_length), line.context_length
         # Where only a budget is configured and nothing is on a card, there may be no card at all.
         card = not bin_.cpu and (on_card or bin_.capacity_bytes is None)
         if card and not line.size_vram_bytes:
             launch = replace(launch, num_gpu=0)
-        return launch
+        return launch, named_ctx
 
     def _taken(self, facts: Facts, line: footprint.Resident, bin_: Bin) -> int:
         configured_bytes = self._configured_bytes(facts)
@@ -329,12 +352,6 @@ class Registry:
             configured_bytes=self._configured_bytes(facts),
             on_cpu_bin=bin_.cpu,
         )
-
-    def _context(self, facts: Facts, launch: Launch) -> int:
-        default = footprint.default_context(
-            self._settings.context_length, self._settings.total_bytes
-        )
-        return footprint.effective_context(facts, launch, default_ctx=default)
 
     def _configured_bytes(self, facts: Facts) -> int | None:
         own: ModelConfig | None = self._models.get(_key(facts.name))

@@ -321,6 +321,7 @@ async def test_a_runner_is_seen_with_what_it_takes(
         footprint_bytes=line["size_vram"] + PROCESS_BYTES,
         reported_bytes=line["size_vram"],
         num_ctx=8192,
+        named_ctx=8192,
         parallel=1,
     )
 

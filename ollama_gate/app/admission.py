@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from aiohttp import web
 
@@ -47,6 +47,25 @@ _STATUSES: Final[Sequence[tuple[type[GateError], int]]] = (
     (UpstreamError, HTTPStatus.BAD_GATEWAY),
 )
 """How each error is answered; the first that fits."""
+
+
+class _Outgoing(NamedTuple):
+    """What is sent once there is a slot.
+
+    Attributes:
+        context_at: where in `body` the context stands, if the request names one.
+        num_ctx: what stands there, in Ollama's reading.
+    """
+
+    body: bytes
+    context_at: wire.Place | None
+    num_ctx: int | None
+
+    def naming(self, num_ctx: int | None) -> bytes:
+        """The body with the context of the runner that it goes to."""
+        if self.context_at is None or num_ctx is None or num_ctx == self.num_ctx:
+            return self.body
+        return wire.with_context(self.body, self.context_at, num_ctx)
 
 
 class Admission:
@@ -106,7 +125,7 @@ class Admission:
         endpoint: wire.Endpoint,
         gate_id: RequestId,
         arrived_at: float,
-    ) -> web.StreamResponse | tuple[bytes, Request]:
+    ) -> web.StreamResponse | tuple[_Outgoing, Request]:
         """An answer that needs no slot, or what is to be sent once there is one.
 
         Thousands may wait for theirs: whatever was needed up to here is gone by then.
@@ -138,7 +157,7 @@ class Admission:
             client=_client(request),
             arrived_at=arrived_at,
         )
-        return ask.body, scheduled
+        return _Outgoing(ask.body, ask.context_at, ask.launch_options.num_ctx), scheduled
 
     async def _facts(self, gate_id: RequestId, name: str) -> Facts | None:
         """What is known of a model; waits for an upstream that is away."""
@@ -154,21 +173,24 @@ class Admission:
             left_s = max(0.0, until - asyncio.get_running_loop().time())
             await self._gate.await_upstream(gate_id, upstream.name, left_s)
 
-    async def _serve(self, request: Caller, body: bytes, scheduled: Request) -> web.StreamResponse:
+    async def _serve(
+        self, request: Caller, outgoing: _Outgoing, scheduled: Request
+    ) -> web.StreamResponse:
         try:
             async with self._gate.slot(scheduled) as grant:
-                return await self._relay(request, body, scheduled, grant)
+                return await self._relay(request, outgoing, scheduled, grant)
         except UpstreamGoneError:
             self._gate.lost(self._config.upstream.name)
         # The client has seen nothing of an answer yet, so it may be asked for once more.
         again = replace(scheduled, accepted=True)
         async with self._gate.slot(again) as grant:
-            return await self._relay(request, body, again, grant)
+            return await self._relay(request, outgoing, again, grant)
 
     async def _relay(
-        self, request: Caller, body: bytes, scheduled: Request, grant: Grant
+        self, request: Caller, outgoing: _Outgoing, scheduled: Request, grant: Grant
     ) -> web.StreamResponse:
         headers = end_to_end(request.raw_headers, NOT_SENT_WITH_BODY)
+        body = outgoing.naming(grant.num_ctx)
         sent = self._ollama.relay(
             request.method, relaying.target(request), headers, body, fresh=scheduled.accepted
         )

@@ -10,6 +10,7 @@ from ollama_gate.footprint.buffers import compute_bytes
 from ollama_gate.footprint.cache import kv_bytes
 from ollama_gate.footprint.explained import Estimate, Part, Source, What
 from ollama_gate.footprint.facts import GGUF_HEADER_BYTES, Facts, Resident, read_ps, read_show
+from ollama_gate.footprint.launching import Resolved, resolve
 from ollama_gate.footprint.ollama_rules import (
     GIB,
     MIB,
@@ -40,6 +41,7 @@ __all__ = [
     "Facts",
     "Part",
     "Resident",
+    "Resolved",
     "Settings",
     "Shape",
     "Source",
@@ -55,5 +57,6 @@ __all__ = [
     "predicted_by_ollama",
     "read_ps",
     "read_show",
+    "resolve",
     "unreported_bytes",
 ]

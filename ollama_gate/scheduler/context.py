@@ -30,6 +30,7 @@ def exact_if_must(state: State, request: Request, books: Books) -> Request:
         return request
     return replace(
         request,
+        exact=None,
         launch=request.exact.launch,
         needs=request.exact.needs,
         num_ctx=request.least_ctx,
@@ -63,9 +64,9 @@ def widest(state: State, request: Request, books: Books, fits: Fits) -> Request:
 
 def _is_for_all(state: State, request: Request) -> bool:
     """Whether it gets what Ollama gives by itself, and somebody waits who can use nothing else."""
-    if request.exact is None or request.launch == request.exact.launch:
-        return False
-    return any(row[0].least_ctx is None for row in state.line.rows(request.model))
+    return request.exact is not None and any(
+        row[0].least_ctx is None for row in state.line.rows(request.model)
+    )
 
 
 def _alike(state: State, request: Request, books: Books) -> Iterator[Request]:
