@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_gate.simulator import bodies, gojson
-from ollama_gate.simulator.catalog import LIBRARY, Catalog, select
+from ollama_gate.simulator.catalog import Catalog
+from ollama_gate.simulator.library import LIBRARY, select
 from ollama_gate.simulator.memory import footprint, predicted_bytes
 from ollama_gate.simulator.refs import (
     NameInvalidError,

@@ -4,7 +4,8 @@ It judges the gate, and so it shares nothing with it: request bodies, names and 
 and reckoned here anew. It runs no model; it takes the time and the memory that one would.
 """
 
-from ollama_gate.simulator.catalog import LARGE, LIBRARY, OTHERS, SMALL, Model, Shape, select
+from ollama_gate.simulator.catalog import Model, Shape
+from ollama_gate.simulator.library import LARGE, LIBRARY, OTHERS, SMALL, select
 from ollama_gate.simulator.server import SimulatedOllama
 from ollama_gate.simulator.settings import Settings
 

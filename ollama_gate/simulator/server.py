@@ -9,10 +9,11 @@ from typing import Self
 from aiohttp import web
 
 from ollama_gate.simulator.cards import Card
-from ollama_gate.simulator.catalog import LIBRARY, Catalog, Model, select
+from ollama_gate.simulator.catalog import Catalog, Model
 from ollama_gate.simulator.clock import Clock
 from ollama_gate.simulator.faults import Counters, Faults
 from ollama_gate.simulator.layers import Blobs
+from ollama_gate.simulator.library import LIBRARY, select
 from ollama_gate.simulator.refs import parse_name
 from ollama_gate.simulator.routes import make_server
 from ollama_gate.simulator.runner import Runner

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ollama_gate.simulator.catalog import LIBRARY
+from ollama_gate.simulator.library import LIBRARY
 
 _GIB = 2**30
 # Ollama takes the sum of all cards for its tier (v0.32.15 server/routes.go, `Serve`).
