@@ -5,13 +5,14 @@ and reckoned here anew. It runs no model; it takes the time and the memory that 
 """
 
 from ollama_gate.simulator.catalog import Model, Shape
-from ollama_gate.simulator.library import LARGE, LIBRARY, OTHERS, SMALL, select
+from ollama_gate.simulator.library import LARGE, LIBRARY, ODD, OTHERS, SMALL, select
 from ollama_gate.simulator.server import SimulatedOllama
 from ollama_gate.simulator.settings import Settings
 
 __all__ = [
     "LARGE",
     "LIBRARY",
+    "ODD",
     "OTHERS",
     "SMALL",
     "Model",

@@ -36,6 +36,11 @@ def prompt_tokens(text: str, *, raw: bool) -> int:
     return max(1, count_tokens(text)) + (0 if raw else _TEMPLATE_TOKENS)
 
 
+def token(number: int) -> str:
+    """The so-many-th of a vocabulary."""
+    return f"{_WORDS[number % len(_WORDS)]}{number}"
+
+
 def token_ids(text: str, vocabulary: int) -> list[int]:
     """A text as token ids, as `context` carries them."""
     pieces = range(0, len(text), _CHARACTERS_PER_TOKEN)

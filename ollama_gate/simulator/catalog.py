@@ -57,15 +57,54 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """A picture's way in: a transformer, and a matrix that leads into the model's own width."""
+
+    blocks: int
+    embedding: int
+    feed_forward: int
+    heads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recurrence:
+    """A state-space layer's dimensions; only `kernel` of a short convolution (`state` is 0)."""
+
+    kernel: int
+    inner: int
+    state: int = 0
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """Multi-head latent attention: the cache holds one compressed key for all heads.
+
+    Attributes:
+        rank: of the compressed key, its rotated part apart.
+        key_length: of a head once it is unfolded; likewise `value_length`.
+    """
+
+    rank: int
+    key_length: int
+    value_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """What of an architecture decides memory and `model_info`.
 
     Attributes:
+        kv_by_layer: heads of each layer's cache where they are not all alike, 0 for a layer that
+            is recurrent; then `kv_heads` is the most.
+        head_length: of a key, and of a value unless `latent`.
         window: sliding window in tokens, 0 where every layer sees everything.
         window_period: every so-many-th layer sees everything all the same.
-        experts_used: experts per token of a mixture, 0 of a dense model; `feed_forward` is then
-            one expert's.
+        experts_used: experts per token of a mixture, 0 of a dense model.
+        expert_width: one expert's feed-forward where it is not `feed_forward`.
+        experts_shared: experts that see every token.
         is_tied: the output layer is the embedding's and not in the file again.
+        encoder: of pictures, in the same file.
     """
 
     family: str
@@ -81,8 +120,22 @@ class Shape:
     window_period: int = 1
     experts: int = 0
     experts_used: int = 0
+    expert_width: int = 0
+    experts_shared: int = 0
     is_embedder: bool = False
     is_tied: bool = False
+    kv_by_layer: tuple[int, ...] = ()
+    recurrence: Recurrence | None = None
+    latent: Latent | None = None
+    encoder: Encoder | None = None
+
+    def kv_heads_of(self, layer: int) -> int:
+        """How many heads a layer's cache has."""
+        return self.kv_by_layer[layer] if self.kv_by_layer else self.kv_heads
+
+    def is_narrow(self, layer: int) -> bool:
+        """Whether a layer sees its sliding window only."""
+        return self.window > 0 and (layer + 1) % self.window_period != 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +144,8 @@ class Model:
 
     Attributes:
         name: as users write it; a tag may be missing.
-        disk_bytes: `size` of `/api/tags`, taken for the GGUF file's length as well.
+        disk_bytes: `size` of `/api/tags`, taken for the length of the GGUF files as well.
+        projector: a picture's way in that is a file of its own, at 16 bits.
         blob_of: the name whose blob this one shares; empty for its own. Such names are aliases
             and share one runner.
         parameters: PARAMETER lines of the Modelfile.
@@ -121,6 +175,7 @@ class Model:
     parser: str = ""
     requires: str = ""
     label: str | None = None
+    projector: Encoder | None = None
 
     @property
     def full_name(self) -> Name:

@@ -60,6 +60,8 @@ class Faults:
     _load_failures: dict[str, _LoadFailure] = field(default_factory=dict)
     _kill_after: dict[str, tuple[int, str]] = field(default_factory=dict)
     _pull_failures: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _misread: dict[str, int] = field(default_factory=dict)
+    _in_load: dict[str, Callable[[], None]] = field(default_factory=dict)
     _hung: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 
     def fail_load(self, model: str, text: str, times: int = 1) -> None:
@@ -69,6 +71,22 @@ class Faults:
         evicted and the load tried once more.
         """
         self._load_failures[_key(model)] = _LoadFailure(text, times)
+
+    def misreport(self, model: str, size_bytes: int) -> None:
+        """Let Ollama read that size, however absurd, of every runner of `model` to come."""
+        self._misread[_key(model)] = size_bytes
+
+    def misread(self, model: str) -> int | None:
+        """What Ollama reads instead of the size; `None` where it reads what is written."""
+        return self._misread.get(_key(model))
+
+    def in_load(self, model: str, happens: Callable[[], None]) -> None:
+        """Let something happen in the middle of the next load of `model`."""
+        self._in_load[_key(model)] = happens
+
+    def half_loaded(self, model: str) -> None:
+        """Let happen what was to; uses it up."""
+        self._in_load.pop(_key(model), _nothing)()
 
     def fail_pull(self, model: str, text: str, lines: int = 0) -> None:
         """Let the next pull of `model` break off with `text` after so many lines of progress."""
@@ -117,6 +135,10 @@ class Faults:
     def standstill(self, model: str) -> asyncio.Event | None:
         """What a hung model's answers wait for; `None` where it is well."""
         return self._hung.get(_key(model))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _key(model: str) -> str:

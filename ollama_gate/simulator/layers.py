@@ -12,8 +12,10 @@ from typing import Any
 
 from ollama_gate.simulator.catalog import Layer, Model
 from ollama_gate.simulator.gojson import encode
+from ollama_gate.simulator.tensors import gguf_bytes, projector_bytes
 
 MODEL = "model"
+PROJECTOR = "projector"
 TEMPLATE = "template"
 SYSTEM = "system"
 LICENSE = "license"
@@ -74,7 +76,21 @@ def gguf_of(model: Model) -> Layer | None:
     """The GGUF; a cloud stub has none."""
     if model.is_remote:
         return None
-    return Layer(MODEL, f"sha256:{model.blob_path.rpartition('-')[2]}", model.disk_bytes)
+    return Layer(MODEL, f"sha256:{model.blob_path.rpartition('-')[2]}", gguf_bytes(model))
+
+
+def projector_of(model: Model) -> Layer | None:
+    """A picture's way in, where that is a file of its own."""
+    if model.projector is None:
+        return None
+    digest = hashlib.sha256(f"projector {model.blob_path}".encode()).hexdigest()
+    return Layer(PROJECTOR, f"sha256:{digest}", projector_bytes(model))
+
+
+def families_of(model: Model) -> list[str]:
+    """The architectures of its files."""
+    own = [model.shape.family] if model.shape.family else []
+    return own if model.projector is None else [*own, "clip"]
 
 
 def small_of(model: Model) -> tuple[Layer, ...]:
@@ -91,7 +107,7 @@ def config_of(model: Model) -> Layer:
     config: dict[str, Any] = {
         "model_format": "" if model.is_remote else "gguf",
         "model_family": model.shape.family,
-        "model_families": [model.shape.family],
+        "model_families": families_of(model),
         "model_type": model.size_label(),
         "file_type": model.quantization,
     }
@@ -105,6 +121,9 @@ def files_of(model: Model) -> Iterator[Layer]:
     gguf = gguf_of(model)
     if gguf is not None:
         yield gguf
+    projector = projector_of(model)
+    if projector is not None:
+        yield projector
     yield from small_of(model)
     yield config_of(model)
 

@@ -13,7 +13,10 @@ from ollama_gate.simulator.catalog import (
     THINKING,
     TOOLS,
     VISION,
+    Encoder,
+    Latent,
     Model,
+    Recurrence,
     Shape,
 )
 from ollama_gate.simulator.refs import parse_name
@@ -62,6 +65,10 @@ def _shape(
     )
 
 
+_SIGLIP = Encoder(blocks=27, embedding=1152, feed_forward=4304, heads=16)
+_CLIP = Encoder(blocks=23, embedding=1024, feed_forward=4096, heads=16)
+
+
 def _gemma3(blocks: int, embedding: int, heads: tuple[int, int], head: int, ff: int) -> Shape:
     return Shape(
         family="gemma3",
@@ -76,6 +83,7 @@ def _gemma3(blocks: int, embedding: int, heads: tuple[int, int], head: int, ff: 
         window=1024,
         window_period=6,
         is_tied=True,
+        encoder=_SIGLIP,
     )
 
 
@@ -147,6 +155,79 @@ _GEMMA_2B = Shape(
     feed_forward=16384,
     train_context=8192,
     vocabulary=256000,
+    is_tied=True,
+)
+
+
+_GEMMA2_9B = Shape(
+    family="gemma2",
+    blocks=42,
+    embedding=3584,
+    heads=16,
+    kv_heads=8,
+    head_length=256,
+    feed_forward=14336,
+    train_context=8192,
+    vocabulary=256000,
+    window=4096,
+    window_period=2,
+    is_tied=True,
+)
+_QWEN3_30B_A3B = Shape(
+    family="qwen3moe",
+    blocks=48,
+    embedding=2048,
+    heads=32,
+    kv_heads=4,
+    head_length=128,
+    feed_forward=6144,
+    train_context=40960,
+    vocabulary=151936,
+    experts=128,
+    experts_used=8,
+    expert_width=768,
+)
+_DEEPSEEK_V2_16B = Shape(
+    family="deepseek2",
+    blocks=27,
+    embedding=2048,
+    heads=16,
+    kv_heads=1,
+    head_length=576,
+    feed_forward=10944,
+    train_context=163840,
+    vocabulary=102400,
+    experts=64,
+    experts_used=6,
+    expert_width=1408,
+    experts_shared=2,
+    latent=Latent(rank=512, key_length=192, value_length=128),
+)
+_LFM2_1B = Shape(
+    family="lfm2",
+    blocks=16,
+    embedding=2048,
+    heads=32,
+    kv_heads=8,
+    kv_by_layer=(0, 0, 8, 0, 0, 8, 0, 0, 8, 0, 8, 0, 8, 0, 8, 0),
+    head_length=64,
+    feed_forward=8192,
+    train_context=128000,
+    vocabulary=65536,
+    recurrence=Recurrence(kernel=3, inner=2048),
+    is_tied=True,
+)
+_MAMBA_130M = Shape(
+    family="mamba",
+    blocks=24,
+    embedding=768,
+    heads=0,
+    kv_heads=0,
+    head_length=0,
+    feed_forward=0,
+    train_context=1048576,
+    vocabulary=50280,
+    recurrence=Recurrence(kernel=4, inner=1536, state=16, rank=48),
     is_tied=True,
 )
 
@@ -287,4 +368,22 @@ OTHERS: tuple[Model, ...] = (
     ),
 )
 
-LIBRARY: tuple[Model, ...] = SMALL + LARGE + OTHERS
+ODD: tuple[Model, ...] = (
+    _model("gemma2:9b", 5_443_152_417, 9.2, _GEMMA2_9B, quantization="Q4_0"),
+    _model("qwen3:30b-a3b", 18_556_699_314, 30.5, _QWEN3_30B_A3B, capabilities=_THINKER),
+    _model("deepseek-v2:16b", 8_905_126_121, 15.7, _DEEPSEEK_V2_16B, quantization="Q4_0"),
+    _model(
+        "llava:7b",
+        4_733_363_377,
+        7.2,
+        _llama(32, 4096, (32, 8), 14336, 32768),
+        quantization="Q4_0",
+        capabilities=_VISUAL,
+        projector=_CLIP,
+    ),
+    _model("lfm2:1.2b", 730_895_360, 1.2, _LFM2_1B, capabilities=_TOOLED),
+    _model("mamba:130m", 258_553_000, 0.12914, _MAMBA_130M, quantization="F16"),
+)
+"""Windows, experts, compressed and recurrent caches, a projector: what is not the usual sum."""
+
+LIBRARY: tuple[Model, ...] = SMALL + LARGE + ODD + OTHERS

@@ -8,9 +8,10 @@ from typing import Any
 from ollama_gate.simulator import layers, schemas
 from ollama_gate.simulator.account import unreachable_cloud
 from ollama_gate.simulator.bodies import BadBodyError, read_body
-from ollama_gate.simulator.catalog import EMBEDDING, Model
+from ollama_gate.simulator.catalog import BLOBS, Model
 from ollama_gate.simulator.clock import NS
 from ollama_gate.simulator.gojson import quoted
+from ollama_gate.simulator.metadata import model_info, projector_info
 from ollama_gate.simulator.refs import (
     NameInvalidError,
     NameRequiredError,
@@ -22,16 +23,6 @@ from ollama_gate.simulator.runner import Runner
 from ollama_gate.simulator.tensors import tensors
 from ollama_gate.simulator.world import Call, World, find_model, timestamp
 
-_FILE_TYPES = {
-    "F32": 0,
-    "F16": 1,
-    "Q4_0": 2,
-    "Q8_0": 7,
-    "Q4_K_S": 14,
-    "Q4_K_M": 15,
-    "BF16": 32,
-    "MXFP4": 38,
-}
 _TEMPLATE = "{{ .Prompt }}"
 _COPILOT = "GitHubCopilotChat/"
 _PARAMETER_WIDTH = 30
@@ -77,10 +68,13 @@ async def show(call: Call) -> Answer:
         request.get("model") or request.get("name", ""),
         extra=request.get("options") or {},
         system=request.get("system", ""),
+        verbose=request.get("verbose", False),
     )
 
 
-def show_named(call: Call, raw: str, *, extra: dict[str, Any], system: str = "") -> Answer:
+def show_named(
+    call: Call, raw: str, *, extra: dict[str, Any], system: str = "", verbose: bool = False
+) -> Answer:
     """The same for a request already read."""
     if not raw:
         raise RefusedError(400, "model is required")
@@ -98,7 +92,7 @@ def show_named(call: Call, raw: str, *, extra: dict[str, Any], system: str = "")
         raise RefusedError(404, f"model '{raw.strip()}' not found")
     if model.is_remote and not call.world.settings.cloud:
         raise RefusedError(403, _NO_CLOUD)
-    info = dict(_model_info(model))
+    info = _stub_info(model) if model.is_remote else model_info(model, verbose=verbose)
     if call.headers.get("User-Agent", "").startswith(_COPILOT):
         info["general.basename"] = raw
     return Answer(_shown(call.world, model, info, extra, system))
@@ -161,7 +155,7 @@ def _details(model: Model) -> dict[str, Any]:
         "parent_model": model.parent,
         "format": "" if model.is_remote else "gguf",
         "family": model.shape.family,
-        "families": [model.shape.family] if model.shape.family else None,
+        "families": layers.families_of(model) or None,
         "parameter_size": model.size_label(),
         "quantization_level": model.quantization,
     }
@@ -185,6 +179,7 @@ def _shown(
         | ({"messages": made.messages} if made.messages else {})
         | (remote if model.is_remote else {})
         | {"model_info": dict(sorted(info.items()))}
+        | ({} if model.projector is None else {"projector_info": projector_info(model.projector)})
         | ({} if model.is_remote else {"tensors": tensors(model)})
         | ({"capabilities": list(model.capabilities)} if model.capabilities else {})
         | {"modified_at": timestamp(world.modified_ns(model))}
@@ -211,6 +206,7 @@ def _modelfile(model: Model, made: _Made, extra: dict[str, Any]) -> str:
         f"# FROM {name}",
         "",
         f"FROM {model.blob_path}",
+        *_projector_lines(model),
         f"TEMPLATE {_spelled(made.template)}",
     ]
     for key, text in (
@@ -225,6 +221,11 @@ def _modelfile(model: Model, made: _Made, extra: dict[str, Any]) -> str:
     lines += [f"LICENSE {_spelled(text)}" for text in made.licenses]
     lines += [f"MESSAGE {said['role']} {_spelled(said['content'])}" for said in made.messages]
     return "\n".join(lines) + "\n"
+
+
+def _projector_lines(model: Model) -> list[str]:
+    projector = layers.projector_of(model)
+    return [] if projector is None else [f"FROM {BLOBS}/{projector.digest.replace(':', '-')}"]
 
 
 def _spelled(text: str) -> str:
@@ -279,44 +280,3 @@ def _stub_info(model: Model) -> dict[str, Any]:
     }
     known = {key: length for key, length in lengths.items() if length}
     return {"general.architecture": arch} | known if arch else {}
-
-
-def _model_info(model: Model) -> dict[str, Any]:
-    """The GGUF's key-values as `/api/show` gives them: no arrays unless asked for."""
-    if model.is_remote:
-        return _stub_info(model)
-    shape = model.shape
-    arch = shape.family
-    info: dict[str, Any] = {
-        "general.architecture": arch,
-        "general.file_type": _FILE_TYPES[model.quantization],
-        "general.parameter_count": int(model.parameters_b * 1e9),
-        "general.quantization_version": 2,
-        f"{arch}.attention.head_count": shape.heads,
-        f"{arch}.attention.head_count_kv": shape.kv_heads,
-        f"{arch}.attention.key_length": shape.head_length,
-        f"{arch}.attention.layer_norm_rms_epsilon": 1e-05,
-        f"{arch}.attention.value_length": shape.head_length,
-        f"{arch}.block_count": shape.blocks,
-        f"{arch}.context_length": shape.train_context,
-        f"{arch}.embedding_length": shape.embedding,
-        f"{arch}.feed_forward_length": shape.feed_forward,
-        f"{arch}.rope.dimension_count": shape.head_length,
-        f"{arch}.vocab_size": shape.vocabulary,
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.model": "bert" if model.can(EMBEDDING) else "gpt2",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.scores": None,
-        "tokenizer.ggml.token_type": None,
-        "tokenizer.ggml.tokens": None,
-    }
-    if shape.window:
-        info[f"{arch}.attention.sliding_window"] = shape.window
-    if shape.experts:
-        info[f"{arch}.expert_count"] = shape.experts
-        info[f"{arch}.expert_used_count"] = shape.experts_used
-    if shape.is_embedder:
-        info[f"{arch}.attention.causal"] = False
-        info[f"{arch}.pooling_type"] = 1
-    return info

@@ -5,14 +5,13 @@ Ollama's own guess, by which it decides whether to evict (Ollama v0.32.15
 llm/llama_server.go, `PredictServerVRAM`). The gate's estimates are not consulted here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ollama_gate.simulator.catalog import Shape
 
 MIB = 2**20
 GIB = 2**30
 
-CONTEXT_OVERHEAD_BYTES = 457 * MIB  # of each process on a card, which `/api/ps` does not show
 FIT_MARGIN_BYTES = 1024 * MIB  # llama-server's --fit leaves so much of a card free
 
 _BATCH_DEFAULT = 512
@@ -25,16 +24,42 @@ _CELL_BLOCK = 256  # llama.cpp allocates the cache in blocks of so many tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """Bytes that a runner needs to be wholly on the GPU, as `/api/ps` would show them."""
+    """Bytes that a runner needs to be wholly on the GPU.
+
+    Attributes:
+        lost_bytes: what of it Ollama overlooks when it reads the sizes.
+        encoder_bytes: of pictures; Ollama reads nothing of them.
+    """
 
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
+    lost_bytes: int = 0
+    encoder_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """The sum: `size` and `size_vram` of a fully offloaded runner."""
+        """What llama.cpp spreads over the cards, an encoder apart."""
         return self.weights_bytes + self.kv_bytes + self.compute_bytes
+
+    @property
+    def shown_bytes(self) -> int:
+        """`size` and `size_vram` of a fully offloaded runner."""
+        return self.total_bytes - self.lost_bytes
+
+
+def overlooked_bytes(
+    shape: Shape, *, context: int, parallel: int, batch: int, kv_width: float
+) -> int:
+    """What Ollama from 0.30 on misses of a model with a sliding window.
+
+    llama.cpp names the sizes of two caches alike, and the second figure, of the layers that see
+    their window only, takes the place of the first (memory parser of llm/llama_server.go).
+    """
+    if not shape.window:
+        return 0
+    full = replace(shape, window=0, blocks=shape.blocks // shape.window_period)
+    return _kv_bytes(full, context, parallel, batch, kv_width)
 
 
 def footprint(
@@ -53,8 +78,9 @@ def predicted_bytes(shape: Shape, file_bytes: int, cells: int) -> int:
 
     It takes embedding size over heads for the head's length and knows no sliding window.
     """
-    head = shape.embedding // shape.heads
-    return file_bytes + 4 * shape.blocks * shape.kv_heads * head * cells
+    head = shape.embedding // shape.heads if shape.heads else 0
+    kv_heads = min(shape.kv_by_layer, default=shape.kv_heads) or 1
+    return file_bytes + 4 * shape.blocks * kv_heads * head * cells
 
 
 def automatic_batch(context: int, predicted: int, available: int) -> int:
@@ -93,19 +119,30 @@ def _kv_bytes(shape: Shape, context: int, parallel: int, batch: int, width: floa
     if shape.is_embedder:
         return 0
     cells = _padded(context)
-    per_cell = parallel * shape.kv_heads * 2 * shape.head_length * width
-    if shape.window == 0:
-        return int(shape.blocks * cells * per_cell)
-    # Every `window_period`-th layer sees everything, the others only their window.
-    full = shape.blocks // shape.window_period
     narrow = min(cells, _padded(min(cells, shape.window + batch)))
-    return int((full * cells + (shape.blocks - full) * narrow) * per_cell)
+    # A compressed key is its own value.
+    per_cell = (1 if shape.latent else 2) * shape.head_length * width
+    each = 0.0
+    for layer in range(shape.blocks):
+        heads = shape.kv_heads_of(layer)
+        seen = narrow if shape.is_narrow(layer) else cells
+        each += heads * seen * per_cell if heads else _state_bytes(shape)
+    return int(parallel * each)
+
+
+def _state_bytes(shape: Shape) -> int:
+    """What a recurrent layer keeps of one sequence, in 32 bits."""
+    layer = shape.recurrence
+    if layer is None:
+        return 0
+    return 4 * layer.inner * (layer.kernel - 1 + layer.state)
 
 
 def _compute_bytes(shape: Shape, context: int, batch: int) -> int:
     wide = 3 * shape.feed_forward
     if shape.experts_used:
-        wide = 3 * shape.experts_used * shape.feed_forward + shape.experts_used * shape.embedding
+        width = shape.expert_width or shape.feed_forward
+        wide = shape.experts_used * (3 * width + shape.embedding)
     return batch * (4 * (4 * shape.embedding + wide) + 2 * context)
 
 

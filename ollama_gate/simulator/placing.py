@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from ollama_gate.simulator.cards import Card
 from ollama_gate.simulator.catalog import COMPLETION, Model
 from ollama_gate.simulator.memory import (
-    CONTEXT_OVERHEAD_BYTES,
     FIT_MARGIN_BYTES,
     Footprint,
     automatic_batch,
     batch_surcharge,
-    footprint,
     predicted_bytes,
 )
 from ollama_gate.simulator.options import Launch
 from ollama_gate.simulator.runner import Placement
+from ollama_gate.simulator.settings import Settings
+from ollama_gate.simulator.tensors import gguf_bytes
+from ollama_gate.simulator.truth import true_footprint
 
 _PERCENT_OF_FREE = 80  # what Ollama lets a model take of what it believes free
 
@@ -33,6 +34,7 @@ class Plan:
         cards: where it goes; none for the CPU.
         must_evict: it would not fit beside what is loaded, by Ollama's reckoning.
         need: what it will really take.
+        overhead_bytes: what its process will take of each card besides.
     """
 
     model: Model
@@ -41,21 +43,21 @@ class Plan:
     cards: tuple[Card, ...]
     must_evict: bool
     need: Footprint
+    overhead_bytes: int
 
 
 def plan_load(
     model: Model,
     launch: Launch,
+    settings: Settings,
     *,
-    num_parallel: int,
-    kv_width: float,
     cards: Sequence[Card],
     free: Sequence[int],
 ) -> Plan:
     """Ollama's plan, given what it believes each card has free (empty: none is wanted)."""
-    parallel = min(num_parallel, model.max_parallel or num_parallel)
+    parallel = min(settings.num_parallel, model.max_parallel or settings.num_parallel)
     context = min(launch.num_ctx, model.shape.train_context)
-    predicted = predicted_bytes(model.shape, model.disk_bytes, context * parallel)
+    predicted = predicted_bytes(model.shape, gguf_bytes(model), context * parallel)
     chosen = _choose(list(zip(cards, free, strict=False)), predicted, launch)
     available = sum(size for _, size in chosen)
     batch = launch.num_batch
@@ -65,34 +67,31 @@ def plan_load(
     partial = 0 < launch.num_gpu < model.shape.blocks + 1
     fits = predicted + surcharge <= available * _PERCENT_OF_FREE // 100
     launch = replace(launch, num_ctx=context, num_batch=batch)
+    on_card = bool(chosen) and launch.num_gpu != 0
     return Plan(
         model=model,
         launch=launch if chosen else _on_cpu(launch),
         parallel=parallel,
         cards=tuple(card for card, _ in chosen),
         must_evict=bool(chosen) and not partial and not fits,
-        need=footprint(
-            model.shape,
-            model.disk_bytes,
-            context=context,
-            parallel=parallel,
-            batch=min(batch, context),
-            kv_width=kv_width,
-        ),
+        need=true_footprint(model, launch, settings, parallel=parallel, on_card=on_card),
+        overhead_bytes=settings.overhead_bytes,
     )
 
 
-def spread(plan: Plan) -> Placement | None:
+def spread(plan: Plan, *, encoder_on_card: bool = True) -> Placement | None:
     """Where the bytes really go, by what the cards have free now; `None` if memory runs out.
 
     As many layers as fit, leaving a margin, unless the request says how many; then they are
-    tried without a margin.
+    tried without a margin. An encoder goes to the first card, unless it has no room or only some
+    layers are wanted there, and makes the margin wider; nobody asks how much it takes.
     """
     layers = plan.model.shape.blocks + 1
     free = tuple(card.free_bytes for card in plan.cards)
-    rooms = [max(0, size - CONTEXT_OVERHEAD_BYTES) for size in free]
+    rooms = [max(0, size - plan.overhead_bytes) for size in free]
+    encoder = plan.need.encoder_bytes if encoder_on_card and _takes_encoder(plan, free) else 0
     if plan.launch.num_gpu < 0:
-        rooms = [max(0, room - FIT_MARGIN_BYTES) for room in rooms]
+        rooms = [max(0, room - FIT_MARGIN_BYTES - encoder) for room in rooms]
         on_gpu = _layers_that_fit(plan.need, layers, sum(rooms))
     else:
         on_gpu = min(plan.launch.num_gpu, layers) if plan.cards else 0
@@ -101,9 +100,18 @@ def spread(plan: Plan) -> Placement | None:
         return None
     return Placement(
         footprint=plan.need,
-        cards=tuple(zip(plan.cards, _shares(size, rooms), strict=True)),
+        held=tuple(zip(plan.cards, _shares(size, rooms), strict=True)),
+        overhead_bytes=plan.overhead_bytes,
+        encoder_bytes=encoder,
+        shown=plan.need.shown_bytes / plan.need.total_bytes,
         free_at_load=free,
     )
+
+
+def _takes_encoder(plan: Plan, free: Sequence[int]) -> bool:
+    wanted = plan.need.encoder_bytes + FIT_MARGIN_BYTES
+    partial = 0 <= plan.launch.num_gpu < plan.model.shape.blocks + 1
+    return bool(free) and not partial and all(size >= wanted for size in free)
 
 
 def _choose(

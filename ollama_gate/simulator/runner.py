@@ -13,7 +13,7 @@ from ollama_gate.simulator.cards import Card
 from ollama_gate.simulator.catalog import Model
 from ollama_gate.simulator.clock import Clock
 from ollama_gate.simulator.faults import Faults
-from ollama_gate.simulator.memory import CONTEXT_OVERHEAD_BYTES, Footprint
+from ollama_gate.simulator.memory import Footprint
 from ollama_gate.simulator.options import Launch
 
 # Decode speed: bytes a second that pass through the processor, times how well it is used
@@ -23,6 +23,13 @@ _CPU_BYTES_PER_S = 0.6 * 60e9
 _MAX_TOKENS_PER_S = 250.0  # small models are bound by launching kernels
 _PREFILL_SPEEDUP = 30.0  # a prompt's tokens against an answer's
 _SLOT_PENALTY = 0.1  # r(n) = r(1) / (1 + 0.1 (n - 1)) on cards of this class
+
+_OUT_OF_MEMORY = "CUDA error: out of memory"
+_FAILED = "an error was encountered while running the model: "
+_STOPPED = (
+    "model runner has unexpectedly stopped, this may be due to resource limitations or an "
+    "internal error, check ollama server logs for details: "
+)
 
 
 class RunnerDiedError(Exception):
@@ -35,16 +42,27 @@ class RunnerGoneError(RunnerDiedError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where a runner's bytes are.
+    """Where a runner's bytes are, and what Ollama believes of it.
 
     Attributes:
-        cards: the cards it was given, with the bytes it shows in `size_vram` on each.
+        held: the cards it was given, with the bytes of weights, cache and buffers on each.
+        overhead_bytes: what its process takes of each card in use besides.
+        encoder_bytes: what an encoder takes of the first card.
+        shown: what of `held` is shown, as a share.
         free_at_load: what each of these had free when it started, by which Ollama reckons later.
     """
 
     footprint: Footprint
-    cards: tuple[tuple[Card, int], ...] = ()
+    held: tuple[tuple[Card, int], ...] = ()
+    overhead_bytes: int = 0
+    encoder_bytes: int = 0
+    shown: float = 1.0
     free_at_load: tuple[int, ...] = ()
+
+    @property
+    def cards(self) -> tuple[tuple[Card, int], ...]:
+        """The cards it was given, with the bytes it shows in `size_vram` on each."""
+        return tuple((card, round(size * self.shown)) for card, size in self.held)
 
     @property
     def vram_bytes(self) -> int:
@@ -54,12 +72,14 @@ class Placement:
     @property
     def total_bytes(self) -> int:
         """`size` of `/api/ps`."""
-        return self.footprint.total_bytes
+        if self.cpu_share == 0:
+            return self.vram_bytes
+        return round(self.footprint.total_bytes * self.shown)
 
     @property
     def cpu_share(self) -> float:
         """How much of it is not on a card."""
-        return 1 - self.vram_bytes / self.total_bytes
+        return 1 - sum(size for _, size in self.held) / self.footprint.total_bytes
 
     def reckoned_free(self, card: Card) -> int | None:
         """What Ollama believes `card` has free, from this runner's books; not a live reading."""
@@ -104,19 +124,27 @@ class Runner:
         """What Ollama's scheduler knows it by."""
         return self.model.blob_path
 
-    def occupy(self) -> None:
-        """Take the memory."""
-        for card, size in self.placement.cards:
-            card.hold(self, size + (CONTEXT_OVERHEAD_BYTES if size else 0))
+    def occupy(self, share: float = 1.0) -> None:
+        """Have so much of the memory that it will take in all."""
+        encoder_bytes = self.placement.encoder_bytes
+        for card, size in self.placement.held:
+            unseen = self.placement.overhead_bytes if size else 0
+            card.hold(self, round(share * size) + unseen + encoder_bytes)
+            encoder_bytes = 0
+
+    @property
+    def lacks_memory(self) -> bool:
+        """Whether one of its cards has been taken more of than there is."""
+        return any(size and card.missing_bytes for card, size in self.placement.held)
 
     def vacate(self) -> None:
         """Give it back."""
-        for card, _ in self.placement.cards:
+        for card, _ in self.placement.held:
             card.release(self)
 
-    def die(self, text: str) -> None:
+    def die(self, text: str, saying: str = _FAILED) -> None:
         """End the process where it stands, and with it every answer it was giving."""
-        self.death_text = text
+        self.death_text = saying + text
         self.vacate()
         self.died.set()
 
@@ -142,6 +170,8 @@ class Runner:
         Raises:
             RunnerDiedError: if the process ends meanwhile.
         """
+        if self.lacks_memory:
+            self.die(_OUT_OF_MEMORY, _STOPPED)
         await self._pass(tokens / (self.tokens_per_s() * _PREFILL_SPEEDUP))
 
     async def speak(self, tokens: int) -> AsyncIterator[int]:
@@ -154,13 +184,15 @@ class Runner:
         for index in range(tokens):
             if (text := self.faults.chunk_passes(self.model.name)) is not None:
                 self.die(text)
+            elif self.lacks_memory:
+                self.die(_OUT_OF_MEMORY)
             due_s = max(due_s, self.clock.now() - 1) + 1 / self.tokens_per_s()
             await self._pass(due_s - self.clock.now())
             yield index
 
     def tokens_per_s(self) -> float:
         """Speed of one answer, given how many others this runner and its card give."""
-        size = self.placement.total_bytes
+        size = self.placement.footprint.total_bytes
         on_card = size * (1 - self.placement.cpu_share) / _CARD_BYTES_PER_S
         on_cpu = size * self.placement.cpu_share / _CPU_BYTES_PER_S
         alone = min(_MAX_TOKENS_PER_S, 1 / (on_card + on_cpu))
@@ -174,9 +206,7 @@ class Runner:
         if seconds > 0:
             await self.clock.sleep(seconds)
         if self.died.is_set():
-            raise RunnerDiedError(
-                f"an error was encountered while running the model: {self.death_text}"
-            )
+            raise RunnerDiedError(self.death_text)
 
     async def _until(self, event: asyncio.Event) -> None:
         """Wait for `event` or for the process's end."""

@@ -21,11 +21,18 @@ from ollama_gate.simulator.options import Launch
 from ollama_gate.simulator.placing import Plan, plan_load, spread
 from ollama_gate.simulator.runner import Placement, Runner
 from ollama_gate.simulator.settings import Settings
+from ollama_gate.simulator.truth import recovery_s
 
 QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 OUT_OF_MEMORY = (
     "llama-server process has terminated: exit status 1: cudaMalloc failed: out of memory\n"
     "error loading model: unable to allocate CUDA0 buffer"
+)
+
+OUT_OF_MEMORY_LATE = (
+    "llama-server process has terminated: exit status 1: cudaMalloc failed: out of memory\n"
+    "llama_init_from_model: failed to initialize the context: "
+    "failed to allocate buffer for kv cache"
 )
 
 _MODELS_PER_CARD = 3
@@ -300,7 +307,7 @@ class Scheduler:
         self._events.put_nowait(runner)
 
     async def _vacate_later(self, runner: Runner) -> None:
-        await self.clock.sleep(self.settings.recovery_s)
+        await self.clock.sleep(recovery_s(self.settings, self.counters.unloads))
         runner.vacate()
 
     async def _recovery(self, runner: Runner, free_before: int) -> None:
@@ -399,8 +406,7 @@ class Scheduler:
         return plan_load(
             ticket.model,
             ticket.launch,
-            num_parallel=self.settings.num_parallel,
-            kv_width=self.settings.kv_bytes,
+            self.settings,
             cards=self.cards,
             free=free,
         )
@@ -410,24 +416,50 @@ class Scheduler:
         placement = spread(plan)
         if placement is None:
             raise await self._load_failure(ticket, OUT_OF_MEMORY)
+        try:
+            await self._started(ticket, plan, placement, text)
+        except LoadError as error:
+            placement = spread(plan, encoder_on_card=False)
+            if not plan.need.encoder_bytes or not is_out_of_memory(str(error)) or not placement:
+                raise
+            # An encoder is tried on the CPU before anybody is told.
+            await self._started(ticket, plan, placement, text)
+
+    async def _started(
+        self, ticket: Ticket, plan: Plan, placement: Placement, failure: str | None
+    ) -> None:
+        placement = self._as_read(ticket.model, placement)
         runner = self._runner(ticket, plan, placement)
-        runner.occupy()
+        need = placement.footprint
+        runner.occupy(need.weights_bytes / need.total_bytes)
         registered = False
         try:
-            await self._bring_up(ticket, text)
+            await self._bring_up(ticket, failure)
+            runner.occupy()
+            if runner.lacks_memory:
+                raise LoadError(OUT_OF_MEMORY_LATE)
             self._register(ticket, runner)
             registered = True
         finally:
             if not registered:
                 self._spawn(self._vacate_later(runner))
 
+    def _as_read(self, model: Model, placement: Placement) -> Placement:
+        """With what Ollama reads of its size, where that is told to be absurd."""
+        absurd = self.faults.misread(model.name)
+        if absurd is None:
+            return placement
+        return replace(placement, shown=absurd / placement.footprint.total_bytes)
+
     async def _bring_up(self, ticket: Ticket, failure: str | None) -> None:
         if failure is not None:
             raise await self._load_failure(ticket, failure)
         transfer_s = ticket.model.disk_bytes / self.settings.load_bandwidth
-        loading = self.clock.sleep(self.settings.load_start_s + transfer_s)
-        if not await ticket.context.outlasts(loading):
-            raise LoadAbortedError("request canceled")
+        half_s = (self.settings.load_start_s + transfer_s) / 2
+        for _ in range(2):
+            if not await ticket.context.outlasts(self.clock.sleep(half_s)):
+                raise LoadAbortedError("request canceled")
+            self.faults.half_loaded(ticket.model.name)
 
     async def _load_failure(self, ticket: Ticket, text: str) -> LoadError | LoadAbortedError:
         if await ticket.context.outlasts(self.clock.sleep(self.settings.load_start_s)):

@@ -23,11 +23,17 @@ class Settings:
         keep_alive_s: OLLAMA_KEEP_ALIVE; negative is for ever.
         context_length: OLLAMA_CONTEXT_LENGTH; 0 takes Ollama's tier by the cards' total.
         kv_bytes: bytes of a cache element: 2 for f16, 34/32 for q8_0, 18/32 for q4_0.
+        overhead_bytes: of each process on a card, which `/api/ps` does not show.
+        size_error: by which share weights and buffers differ from what the shapes say, from and
+            to; the seed chooses for each file.
+        loses_windows: whether Ollama overlooks a cache of models with sliding windows, as from
+            0.30 on.
         load_bandwidth: bytes a second from disk to where the weights go.
         load_start_s: what every load takes besides.
         discovery_s: how long one live look at the cards takes Ollama.
         unload_s: from the decision to end a runner until its process is gone.
         recovery_s: from then until the card shows its memory free.
+        recovery_spread_s: up to so much later, as the seed chooses for each unload.
         speed: simulated seconds a wall second.
         seed: of the texts and their lengths.
         answer_tokens: length of an answer nothing cuts short; 0 lets the seed choose.
@@ -46,11 +52,15 @@ class Settings:
     keep_alive_s: float = 300.0
     context_length: int = 0
     kv_bytes: float = 2.0
+    overhead_bytes: int = 457 * 2**20
+    size_error: tuple[float, float] = (0.0, 0.0)
+    loses_windows: bool = True
     load_bandwidth: float = 2.5e9
     load_start_s: float = 1.5
     discovery_s: float = 0.5
     unload_s: float = 0.3
     recovery_s: float = 0.7
+    recovery_spread_s: float = 0.0
     speed: float = 1.0
     seed: int = 0
     answer_tokens: int = 0
