@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ollama_gate.config import Config, Listen
+from ollama_gate.errors import CardError
 from ollama_gate.gpu import BUSY_S, Reading
 from ollama_gate.simulator.server import SimulatedOllama
 from ollama_gate.simulator.settings import Settings
@@ -85,7 +86,13 @@ class SimulatedCard:
         self._ollama = ollama
 
     def read(self) -> Reading:
-        """What is used, by whomever."""
+        """What is used, by whomever.
+
+        Raises:
+            CardError: while the card is lost.
+        """
+        if self._ollama.card(0).is_lost:
+            raise CardError("the simulated card is lost")
         total_bytes, used_bytes = self._ollama.card(0).reading()
         return Reading(
             total_bytes=total_bytes,

@@ -12,6 +12,7 @@ from ollama_gate.simulator.cards import Card
 from ollama_gate.simulator.catalog import Catalog, Model
 from ollama_gate.simulator.clock import Clock
 from ollama_gate.simulator.faults import Counters, Faults
+from ollama_gate.simulator.foreign import Schedule, play
 from ollama_gate.simulator.layers import Blobs
 from ollama_gate.simulator.library import LIBRARY, select
 from ollama_gate.simulator.refs import parse_name
@@ -43,6 +44,7 @@ class SimulatedOllama:
         self._runner: web.ServerRunner | None = None
         self._address = ("127.0.0.1", 0)
         self._listening: socket.socket | None = None
+        self._foreign: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Start on a free port."""
@@ -73,7 +75,9 @@ class SimulatedOllama:
         return self.url
 
     async def close(self) -> None:
-        """End it and all its runners."""
+        """End it and all its runners, and the other programs on its cards."""
+        for task in self._foreign:
+            task.cancel()
         await self.go_down()
 
     async def go_down(self) -> None:
@@ -106,6 +110,22 @@ class SimulatedOllama:
         await web.SockSite(runner, listener).start()
         self._scheduler.start()
         self._runner = runner
+
+    async def restart(self) -> None:
+        """Go down and be back at once, with nothing loaded."""
+        await self.go_down()
+        await self.come_back()
+
+    def run_foreign(self, schedule: Schedule, *, card: int = 0) -> "asyncio.Task[None]":
+        """Let other programs use a card from now on as it is written."""
+        task = asyncio.create_task(play(schedule, self._cards[card], self.clock))
+        self._foreign.add(task)
+        task.add_done_callback(self._foreign.discard)
+        return task
+
+    def publish(self, model: Model) -> None:
+        """Put a model, or another file for one, where `pull` finds it."""
+        self._registry[model.full_name] = model
 
     def card(self, index: int) -> Card:
         """One of the cards."""
