@@ -333,14 +333,16 @@ async def test_a_runner_with_the_context_that_nobody_named_serves_those_who_name
     assert (await resident(registry)).launch == Launch()
 
 
-async def test_what_a_runner_took_is_what_the_next_will_need(
-    registry: Registry, client: CountingOllama
-) -> None:
-    guess = (await asked(registry)).needs[CARD.id].footprint_bytes
-    assert [row["source"] for row in registry.known()] == ["estimated"]
-    await load(client, SMALL)
-    seen = await resident(registry)
-    assert (await asked(registry)).needs[CARD.id].footprint_bytes == seen.footprint_bytes != guess
+async def test_what_a_runner_took_is_what_the_next_will_need(make_ollama: MakeOllama) -> None:
+    larger = await make_ollama(size_error=(0.05, 0.05))
+    async with opened(CountingOllama(larger.url)) as client:
+        registry = registry_of(client)
+        guess = (await asked(registry)).needs[CARD.id].footprint_bytes
+        assert [row["source"] for row in registry.known()] == ["estimated"]
+        await load(client, SMALL)
+        seen = await resident(registry)
+        needed = (await asked(registry)).needs[CARD.id].footprint_bytes
+    assert needed == seen.footprint_bytes > guess
     (row,) = registry.known()
     assert row["source"] == "learned"
     assert row["footprint_bytes"] == seen.footprint_bytes

@@ -253,7 +253,7 @@ def test_a_wandering_program_is_gone_in_the_end() -> None:
     steps = wandering(4, most_bytes=8 * GIB, every_s=3, until_s=60)
     times = [at_s for at_s, _ in steps]
     assert times == sorted(times)
-    assert steps[-1] == (60, 0)
+    assert steps[-1] == (60.0, 0)
     assert max(size for _, size in steps) > 4 * GIB
     assert steps == wandering(4, most_bytes=8 * GIB, every_s=3, until_s=60)
 
