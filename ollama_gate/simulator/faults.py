@@ -24,6 +24,7 @@ class Counters:
         offloaded_loads: loads meant for the GPU that ended up at least partly on the CPU.
         rejected: requests answered 503 because the queue was full.
         served: inference requests answered to the end with status 200.
+        served_offloaded: those of them that a runner gave that had slid onto the CPU, or part of it.
         cards: whose peak is watched.
     """
 
@@ -35,6 +36,7 @@ class Counters:
     offloaded_loads: int = 0
     rejected: int = 0
     served: int = 0
+    served_offloaded: int = 0
 
     @property
     def peak_bytes(self) -> int:

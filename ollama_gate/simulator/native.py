@@ -147,7 +147,7 @@ async def embed_with(call: Call, request: Mapping[str, Any]) -> Reply:
     vectors = [await _embed_one(runner, text, n) for text, n in zip(texts, counts, strict=True)]
     dimensions = request.get("dimensions", 0)
     cut = dimensions if 0 < dimensions < model.shape.embedding else None
-    call.world.counters.served += 1
+    _count_served(call.world, runner)
     return Answer(
         {
             "model": raw_name,
@@ -175,7 +175,7 @@ async def embeddings(call: Call) -> Reply:
         vector = await _embed_one(runner, prompt, babble.count_tokens(prompt) + 2)
     except RefusedError as error:
         raise RefusedError(500, error.text) from None
-    call.world.counters.served += 1
+    _count_served(call.world, runner)
     return Answer({"embedding": [float(value) for value in babble.normalised(vector)]})
 
 
@@ -347,11 +347,17 @@ async def _chunks(
                     said += part.thinking + part.content
                     yield objects.piece(part)
                 case Ending():
-                    world.counters.served += 1
+                    _count_served(world, voice)
                     yield objects.ending(part, said)
     except RunnerDiedError as error:
         world.scheduler.expire_all_for_oom(str(error))
         raise RefusedError(500, str(error)) from None
+
+
+def _count_served(world: World, voice: Voice) -> None:
+    world.counters.served += 1
+    if isinstance(voice, Runner) and voice.is_offloaded:
+        world.counters.served_offloaded += 1
 
 
 def _check_form(form: Any) -> None:

@@ -133,6 +133,11 @@ class Runner:
             encoder_bytes = 0
 
     @property
+    def is_offloaded(self) -> bool:
+        """Whether it was meant for cards and is at least partly on the CPU all the same."""
+        return bool(self.placement.held) and self.launch.num_gpu < 0 < self.placement.cpu_share
+
+    @property
     def lacks_memory(self) -> bool:
         """Whether one of its cards has been taken more of than there is."""
         return any(size and card.missing_bytes for card, size in self.placement.held)

@@ -485,8 +485,7 @@ class Scheduler:
     def _register(self, ticket: Ticket, runner: Runner) -> None:
         self.loaded[runner.key] = runner
         self.counters.loads += 1
-        placed = runner.placement
-        if self.cards and runner.launch.num_gpu < 0 and placed.vram_bytes < placed.total_bytes:
+        if runner.is_offloaded:
             self.counters.offloaded_loads += 1
         runner.refs += 1
         ticket.grant(runner)
