@@ -24,7 +24,7 @@ class Counters:
         offloaded_loads: loads meant for the GPU that ended up at least partly on the CPU.
         rejected: requests answered 503 because the queue was full.
         served: inference requests answered to the end with status 200.
-        served_offloaded: those of them that a runner gave that had slid onto the CPU, or part of it.
+        served_offloaded: those of them that a runner gave that had slid onto the CPU in part.
         cards: whose peak is watched.
     """
 
