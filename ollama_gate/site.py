@@ -6,7 +6,7 @@ import ipaddress
 import socket
 import uuid
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self, runtime_checkable
 
 import psutil
 from aiohttp import web
@@ -14,7 +14,7 @@ from yarl import URL
 
 from ollama_gate import gpu, log
 from ollama_gate.app import Face, make_runner
-from ollama_gate.config import Card, Config, UpstreamConfig
+from ollama_gate.config import Config, UpstreamConfig
 from ollama_gate.engine import Engine
 from ollama_gate.errors import CardError, ListenError
 from ollama_gate.gate import Gate
@@ -57,7 +57,7 @@ class Site:
         self._busy_poll_s = busy_poll_s
         self._name = uuid.uuid4().hex
         self._ollama = Ollama(config.upstream.url, gate=self._name)
-        self._poller: gpu.Poller | None = None
+        self._meters: gpu.Meters | None = None
         self._runner: web.ServerRunner | None = None
         self._listener: web.TCPSite | None = None
         self._bin: Bin | None = None
@@ -80,23 +80,24 @@ class Site:
             ListenError: the address cannot be had.
         """
         upstream = self.config.upstream
-        card = self._card or await asyncio.to_thread(_find_card, upstream)
-        self._bin = bin_ = _bin(self.config, card)
+        found = await self._find()
+        self._bin = bin_ = _bin(self.config, found)
         await self._ollama.open()
         self._registry = registry = Registry(ollama=self._ollama, config=self.config, bins=(bin_,))
         engine = Engine(self._ollama, registry, keep_alive_s=self.config.keep_alive_s)
         self.gate = gate = Gate(
             Machine(
-                upstreams=(_upstream(upstream, card),),
+                upstreams=(_upstream(upstream, found),),
                 bins=(bin_,),
                 policy=_policy(self.config),
                 now=asyncio.get_running_loop().time(),
             ),
             {upstream.name: engine},
         )
-        if card is not None:
-            self._poller = gpu.Poller(card, self._measured, busy_s=self._busy_poll_s)
-            gate.attach(bin_.id, self._poller)
+        self._meters = meters = gpu.Meters(
+            found, tell=self._measured, total=registry.card_has, busy_s=self._busy_poll_s
+        )
+        gate.attach(bin_.id, meters)
         self._face = face = Face(
             config=self.config,
             gate=gate,
@@ -111,12 +112,16 @@ class Site:
         except OSError as error:
             await self._ollama.close()
             raise ListenError(f"cannot listen on {self.config.listen}: {error}") from error
-        if bin_.capacity_bytes is not None:
-            registry.card_has(bin_.capacity_bytes)
-        if self._poller is not None:
-            self._poller.start()
+        meters.start()
         gate.start()
-        _say_card(card, upstream)
+        _say_found(found, upstream)
+
+    async def _find(self) -> gpu.Found:
+        if self._card is not None:
+            return gpu.only(self._card)
+        upstream = self.config.upstream
+        is_local = _is_local(upstream.url)
+        return await asyncio.to_thread(gpu.find_cards, upstream.gpus, upstream_is_local=is_local)
 
     async def _listen(self, face: Face) -> None:
         listen = self.config.listen
@@ -153,8 +158,8 @@ class Site:
             _system.warning("answers cut off", after_s=grace_s)
             self._face.cut_off()
         await self.gate.hand_back()
-        if self._poller is not None:
-            await self._poller.stop()
+        assert self._meters is not None
+        await self._meters.stop()
         await self.gate.close()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -165,42 +170,25 @@ class Site:
     def _measured(self, reading: gpu.Reading | CardError) -> None:
         assert self.gate is not None
         assert self._bin is not None
-        assert self._registry is not None
         match reading:
-            case CardError():
-                _monitor.warning("no reading; the last one stands", reason=str(reading))
             case gpu.Reading():
-                if not self._bin.cpu:
-                    self._registry.card_has(reading.total_bytes)
                 self.gate.measured(self._bin.id, reading.total_bytes, reading.used_bytes)
+            case CardError():
+                if isinstance(self.gate, Loses):
+                    self.gate.reading_lost(self._bin.id)
 
     def _readings(self) -> dict[str, dict[str, Any]]:
         assert self._bin is not None
-        if self._poller is None:
-            return {self._bin.id: {"source": "config" if self._bin.capacity_bytes else "unknown"}}
-        last = self._poller.last
-        if last is None:
-            return {}
-        age_s = self._poller.age_s(monotonic())
-        return {
-            self._bin.id: {
-                "source": last.source,
-                "device": last.device,
-                "total_bytes": last.total_bytes,
-                "used_bytes": last.used_bytes,
-                "age_s": None if age_s is None else round(age_s, 3),
-                "error": None if self._poller.error is None else str(self._poller.error),
-            }
-        }
+        assert self._meters is not None
+        return {self._bin.id: self._meters.status(monotonic())}
 
 
-def _find_card(upstream: UpstreamConfig) -> gpu.Card | None:
-    is_local = _is_local(upstream.url)
-    match upstream.gpus:
-        case "auto" | "cpu" as kind:
-            return gpu.find_card(kind, upstream_is_local=is_local)
-        case Card():
-            return None
+@runtime_checkable
+class Loses(Protocol):
+    """Who wants to know that a bin's reading has grown too old to plan with."""
+
+    def reading_lost(self, bin_id: BinId, /) -> None:
+        """The last reading stands, and nobody sees any more what memory does."""
 
 
 def _is_local(url: str) -> bool:
@@ -213,15 +201,14 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
-def _bin(config: Config, card: gpu.Card | None) -> Bin:
+def _bin(config: Config, found: gpu.Found) -> Bin:
     upstream = config.upstream
-    cpu = upstream.gpus == "cpu" or (card is not None and card.source == "system")
     return Bin(
-        id=BinId(f"{upstream.name}/{'cpu' if cpu else '0'}"),
+        id=BinId(f"{upstream.name}/{'cpu' if found.cpu else '0'}"),
         upstream=upstream.name,
-        capacity_bytes=upstream.gpus.vram_bytes if isinstance(upstream.gpus, Card) else None,
+        capacity_bytes=found.vram_bytes,
         reserve_bytes=config.vram.reserve_bytes,
-        cpu=cpu,
+        cpu=found.cpu,
     )
 
 
@@ -244,11 +231,10 @@ def _own_addresses() -> frozenset[str]:
     )
 
 
-def _upstream(upstream: UpstreamConfig, card: gpu.Card | None) -> Upstream:
-    cards = card.count if card is not None else 1
+def _upstream(upstream: UpstreamConfig, found: gpu.Found) -> Upstream:
     return Upstream(
         name=upstream.name,
-        max_loaded=upstream.max_loaded or RUNNERS_A_CARD * max(1, cards),
+        max_loaded=upstream.max_loaded or RUNNERS_A_CARD * len(found.listed),
         outage_wait_s=upstream.outage_wait_s,
     )
 
@@ -263,19 +249,15 @@ def _policy(config: Config) -> Policy:
     )
 
 
-def _say_card(card: gpu.Card | None, upstream: UpstreamConfig) -> None:
-    if isinstance(upstream.gpus, Card):
-        _monitor.info("memory", source="config", budget=log.size(upstream.gpus.vram_bytes))
-    elif card is None:
+def _say_found(found: gpu.Found, upstream: UpstreamConfig) -> None:
+    sources = {each.card.source if each.card else "config" for each in found.listed}
+    budget = {} if found.vram_bytes is None else {"budget": log.size(found.vram_bytes)}
+    if found.card is not None or budget:
+        _monitor.info("memory", source=", ".join(sorted(sources)), **budget)
+    if found.advice:
+        _monitor.warning(found.advice, upstream=upstream.url)
+    if len(found.listed) > 1:
         _monitor.warning(
-            "nothing here reads that machine's memory: one model at a time; "
-            "set upstreams[0].gpus to [{vram: ...}]",
-            upstream=upstream.url,
+            "several cards: only the largest is planned with; run one Ollama for each card",
+            cards=len(found.listed),
         )
-    else:
-        _monitor.info("memory", source=card.source)
-        if card.count > 1:
-            _monitor.warning(
-                "several cards: only the largest is planned with; run one Ollama for each card",
-                cards=card.count,
-            )

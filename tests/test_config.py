@@ -140,7 +140,7 @@ def test_every_key_can_be_set_in_the_file() -> None:
     assert (set_.upstream.name, set_.upstream.url) == ("big", "http://gpu-box:11434")
     assert (set_.upstream.num_parallel, set_.upstream.max_loaded) == (4, 2)
     assert (set_.upstream.kv_cache_type, set_.upstream.context_length) == ("q8_0", 8192)
-    assert set_.upstream.gpus == Card(vram_bytes=24 * 2**30)
+    assert set_.upstream.gpus == (Card(vram_bytes=24 * 2**30),)
     assert set_.upstream.outage_wait_s == 0
     assert set_.vram.reserve_bytes == 512 * 2**20
     assert math.isinf(set_.keep_alive_s)
@@ -242,7 +242,7 @@ def test_a_key_that_does_not_work_yet_is_unknown(later: str) -> None:
         ("queue: {max_wait: 1s}", "queue.max_wait"),
         ("scheduler: {profile: balanced}", "scheduler.profile"),
         ("log: {file: x}", "log.file"),
-        ("upstreams: [{gpus: [{index: 0, vram: 1GiB}]}]", "upstreams[0].gpus[0].index"),
+        ("upstreams: [{gpus: [{index: 0, share: 1GiB}]}]", "upstreams[0].gpus[0].share"),
     ],
 )
 def test_a_key_of_a_section_that_does_not_work_yet_is_unknown(text: str, path: str) -> None:
@@ -337,23 +337,56 @@ def test_sections_with_nothing_in_them_are_the_defaults() -> None:
     assert effective("\ufeff# only a comment").config == Config()
 
 
-@pytest.mark.parametrize("text", ["[]", "[1, 2]", "word", "{a: 1}", "[cpu]", "[{}]", "0", "~"])
-def test_cards_are_auto_cpu_or_one_with_a_size(text: str) -> None:
+@pytest.mark.parametrize("text", ["[]", "[1]", "word", "{a: 1}", "[cpu]", "[{}]", "0", "~"])
+def test_cards_are_auto_cpu_or_a_list_of_them(text: str) -> None:
     (only,) = problems(f"upstreams: [{{gpus: {text}}}]")
     assert only.startswith("upstreams[0].gpus")
 
 
-def test_two_cards_are_one_too_many() -> None:
-    (only,) = problems("upstreams: [{gpus: [{vram: 1GiB}, {vram: 1GiB}]}]")
-    assert "exactly one card" in only
+@pytest.mark.parametrize(
+    ("text", "cards"),
+    [
+        ("[{uuid: GPU-1a2b}]", (Card(uuid="GPU-1a2b"),)),
+        ("[{uuid: MIG-GPU-1a/7/0}]", (Card(uuid="MIG-GPU-1a/7/0"),)),
+        ("[{index: 0, vram: 20GiB}]", (Card(index=0, vram_bytes=20 * 2**30),)),
+        (
+            "[{uuid: GPU-1, vram: 8GiB}, {index: 1}]",
+            (Card(uuid="GPU-1", vram_bytes=8 * 2**30), Card(index=1)),
+        ),
+    ],
+)
+def test_cards_are_named_by_uuid_or_index(text: str, cards: tuple[Card, ...]) -> None:
+    found = effective(f"upstreams: [{{gpus: {text}}}]")
+    assert found.config.upstream.gpus == cards
+    # What is shown can be written back.
+    shown = found.values["upstreams[0].gpus"]
+    assert effective(f"upstreams: [{{gpus: {shown}}}]").config.upstream.gpus == cards
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[{vram: 1GiB}, {index: 1}]", "[0]: expected a uuid or an index, there being several"),
+        ("[{uuid: GPU-1}, {vram: 1GiB}]", "[1]: expected a uuid or an index, there being several"),
+        ("[{index: 1}, {index: 0}, {index: 1}]", "[2]: the same card as [0]"),
+        ("[{uuid: GPU-1}, {uuid: GPU-1}]", "[1]: the same card as [0]"),
+        ("[{uuid: GPU-1, index: 0}]", "[0]: expected a uuid or an index, found both"),
+        ("[{uuid: 3090}]", "[0].uuid: expected a UUID that begins with GPU- or MIG-"),
+        ("[{index: -1}]", "[0].index: expected an integer of at least 0"),
+    ],
+)
+def test_of_several_cards_each_is_told_from_the_others(text: str, expected: str) -> None:
+    (only,) = problems(f"upstreams: [{{gpus: {text}}}]")
+    assert only.startswith(f"upstreams[0].gpus{expected}")
 
 
 def test_everything_that_is_wrong_with_a_card_is_said() -> None:
-    found = problems("upstreams: [{gpus: [{uuid: GPU-1, vram: big, vram: 2GiB}]}]")
-    assert [line.split(":")[0] for line in found] == [
+    found = problems("upstreams: [{gpus: [{uuid: 1, vram: big, vram: 2GiB}, {size: 1}]}]")
+    assert sorted(line.split(":")[0] for line in found) == [
         "upstreams[0].gpus[0].uuid",
         "upstreams[0].gpus[0].vram",
         "upstreams[0].gpus[0].vram",
+        "upstreams[0].gpus[1].size",
     ]
 
 
@@ -532,7 +565,7 @@ def test_every_key_but_the_models_has_a_variable() -> None:
     environ = {f"OLLAMA_GATE_{name}": f" {text} " for name, text in values.items()}
     seen = load(path=None, environ=environ, flags={})
     assert list(seen.origins.values()) == [f"environment {name}" for name in environ]
-    assert seen.config.upstream.gpus == Card(vram_bytes=8 * 2**30)
+    assert seen.config.upstream.gpus == (Card(vram_bytes=8 * 2**30),)
     assert seen.config.scheduler.tau_s == (1.0, 2.0, 3.0)
 
 

@@ -1,162 +1,56 @@
-"""Readings of a card: NVML's own, its failures, main memory, and the poller that takes them."""
+"""NVIDIA cards: what a reading means, how they are named, split, lost and found again."""
 
-# ruff: noqa: N802 - the fake driver has the names that the binding gives
-
-import asyncio
-import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pynvml
 import pytest
 
 from ollama_gate.errors import CardError
-from ollama_gate.gpu import NvmlCard, Poller, Reading, SystemMemory, find_card
-
-GIB = 2**30
-MIB = 2**20
-
-
-# NVML, as its binding behaves
+from ollama_gate.gpu import Driver, NvmlCard, Reading
+from ollama_gate.gpu.processes import MACHINE_NAMESPACE, ours_bytes
+from tests.nvml import GIB, MIB, FakeNvml, Gpu, two_cards
 
 
-@dataclass
-class Memory:
-    total: int
-    free: int
-    used: int = 0
-
-
-@dataclass
-class FakeNvml:
-    """A driver with some cards, and the real binding's errors."""
-
-    memory: dict[str, Memory]
-    failures: dict[str, int] = field(default_factory=dict)
-    calls: list[str] = field(default_factory=list)
-
-    NVMLError = pynvml.NVMLError
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("NVML_"):
-            return getattr(pynvml, name)
-        raise AttributeError(name)
-
-    def _called(self, name: str) -> None:
-        self.calls.append(name)
-        code = self.failures.pop(name, None)
-        if code is not None:
-            raise pynvml.NVMLError(code)
-
-    def nvmlInit(self) -> None:
-        self._called("nvmlInit")
-
-    def nvmlShutdown(self) -> None:
-        self._called("nvmlShutdown")
-
-    def nvmlDeviceGetCount(self) -> int:
-        self._called("nvmlDeviceGetCount")
-        return len(self.memory)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        self._called("nvmlDeviceGetHandleByIndex")
-        if index >= len(self.memory):
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
-        return list(self.memory)[index]
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        self._called("nvmlDeviceGetHandleByUUID")
-        if uuid not in self.memory:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
-        return uuid
-
-    def nvmlDeviceGetName(self, handle: str) -> bytes:
-        return b"NVIDIA " + handle[-1].encode()
-
-    def nvmlDeviceGetUUID(self, handle: str) -> str:
-        return handle
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Memory:
-        self._called("nvmlDeviceGetMemoryInfo")
-        return self.memory[handle]
-
-
-def two_cards() -> FakeNvml:
-    # `used` of the first interface version leaves out what `free` does not show either.
-    return FakeNvml(
-        {
-            "GPU-a": Memory(total=24 * GIB, free=20 * GIB, used=3 * GIB),
-            "GPU-b": Memory(total=48 * GIB, free=1 * GIB, used=46 * GIB),
-        }
-    )
+def card_of(nvml: FakeNvml | None, which: int | str | None = None, **given: Any) -> NvmlCard:
+    return NvmlCard(which, driver=Driver(nvml), **given)
 
 
 def test_what_is_not_free_is_in_use() -> None:
-    reading = NvmlCard(0, nvml=two_cards()).read()
+    reading = card_of(two_cards(), 0).read()
     assert (reading.total_bytes, reading.used_bytes) == (24 * GIB, 4 * GIB)
-    assert (reading.source, reading.device) == ("nvml", "NVIDIA a (GPU-a)")
+    assert (reading.source, reading.device) == ("nvml", "NVIDIA A (GPU-a)")
+
+
+def test_what_the_driver_keeps_is_not_there_and_what_is_free_is_the_same() -> None:
+    nvml = FakeNvml([Gpu("GPU-a", total=24 * GIB, free=20 * GIB, reserved=450 * MIB)])
+    reading = card_of(nvml).read()
+    assert reading.total_bytes == 24 * GIB - 450 * MIB
+    assert reading.total_bytes - reading.used_bytes == 20 * GIB
+
+
+def test_a_driver_never_keeps_more_than_is_in_use() -> None:
+    nvml = FakeNvml([Gpu("GPU-a", total=24 * GIB, free=24 * GIB - MIB, reserved=450 * MIB)])
+    reading = card_of(nvml).read()
+    assert (reading.total_bytes, reading.used_bytes) == (24 * GIB - MIB, 0)
 
 
 def test_a_card_is_found_by_index_by_uuid_or_as_the_largest() -> None:
-    assert NvmlCard(0, nvml=two_cards()).read().total_bytes == 24 * GIB
-    assert NvmlCard("GPU-b", nvml=two_cards()).read().total_bytes == 48 * GIB
-    assert NvmlCard(nvml=two_cards()).read().total_bytes == 48 * GIB
+    assert card_of(two_cards(), 0).read().total_bytes == 24 * GIB
+    assert card_of(two_cards(), "GPU-b").read().total_bytes == 48 * GIB
+    assert card_of(two_cards()).read().total_bytes == 48 * GIB
 
 
 def test_the_driver_is_asked_for_its_cards_once() -> None:
     nvml = two_cards()
-    card = NvmlCard(0, nvml=nvml)
+    card = card_of(nvml, 0)
     card.read()
     nvml.calls.clear()
     card.read()
-    assert nvml.calls == ["nvmlDeviceGetMemoryInfo"]
-
-
-@pytest.mark.parametrize(
-    "code",
-    [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_UNKNOWN],
-)
-def test_a_lost_card_is_looked_up_anew(code: int) -> None:
-    nvml = two_cards()
-    card = NvmlCard(0, nvml=nvml)
-    card.read()
-    nvml.failures = {"nvmlDeviceGetMemoryInfo": code, "nvmlShutdown": code}
-    with pytest.raises(CardError):
-        card.read()
-    nvml.calls.clear()
-    assert card.read().used_bytes == 4 * GIB
-    assert nvml.calls[0] == "nvmlInit"
-
-
-def test_another_failure_keeps_the_card() -> None:
-    nvml = two_cards()
-    card = NvmlCard(0, nvml=nvml)
-    card.read()
-    nvml.failures = {"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_TIMEOUT}
-    with pytest.raises(CardError):
-        card.read()
-    nvml.calls.clear()
-    card.read()
-    assert nvml.calls == ["nvmlDeviceGetMemoryInfo"]
-
-
-def test_a_closed_card_can_be_read_again() -> None:
-    nvml = two_cards()
-    card = NvmlCard(0, nvml=nvml)
-    card.close()
-    assert nvml.calls == []
-    card.read()
-    card.close()
-    assert nvml.calls[-1] == "nvmlShutdown"
-    assert card.read().total_bytes == 24 * GIB
+    assert nvml.calls == ["nvmlDeviceGetMemoryInfo", "nvmlDeviceGetComputeRunningProcesses"]
 
 
 @pytest.mark.parametrize(
@@ -165,191 +59,320 @@ def test_a_closed_card_can_be_read_again() -> None:
         ("nvmlInit", pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "no NVIDIA driver library"),
         ("nvmlInit", pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "driver is not loaded"),
         ("nvmlInit", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "updated under a running system"),
+        ("nvmlInit", pynvml.NVML_ERROR_NO_PERMISSION, "refuses this user"),
         ("nvmlDeviceGetMemoryInfo", pynvml.NVML_ERROR_NOT_SUPPORTED, "configure its vram"),
+        ("nvmlDeviceGetMemoryInfo", pynvml.NVML_ERROR_GPU_IS_LOST, "fallen off its bus"),
         ("nvmlDeviceGetCount", pynvml.NVML_ERROR_TIMEOUT, "no reading"),
     ],
 )
 def test_a_failure_says_what_it_means(call: str, code: int, words: str) -> None:
     nvml = two_cards()
     nvml.failures = {call: code}
+    which = 0 if call == "nvmlDeviceGetMemoryInfo" else None
     with pytest.raises(CardError, match=words) as caught:
-        NvmlCard(0, nvml=nvml).read()
+        card_of(nvml, which).read()
     assert str(pynvml.NVMLError(code)) in str(caught.value)
 
 
 @pytest.mark.parametrize("which", [7, "GPU-z"])
-def test_a_card_that_is_not_there_is_named_as_such(which: int | str) -> None:
-    with pytest.raises(CardError, match="no such card; nvidia-smi -L"):
-        NvmlCard(which, nvml=two_cards()).read()
-
-
-def test_a_card_that_appears_later_is_found_then() -> None:
-    nvml = two_cards()
-    late = nvml.memory.pop("GPU-b")
-    card = NvmlCard("GPU-b", nvml=nvml)
-    with pytest.raises(CardError):
-        card.read()
-    nvml.memory["GPU-b"] = late
-    assert card.read().total_bytes == 48 * GIB
-    assert nvml.calls.count("nvmlInit") == 1
+def test_a_card_that_is_not_there_is_answered_by_those_that_are(which: int | str) -> None:
+    there = r"0 NVIDIA A \(GPU-a\), 1 NVIDIA B \(GPU-b\)$"
+    with pytest.raises(CardError, match=f"^no card {which}; there is: {there}"):
+        card_of(two_cards(), which).read()
 
 
 def test_a_driver_without_a_card_is_said_to_have_none() -> None:
     with pytest.raises(CardError, match="no card is"):
-        NvmlCard(nvml=FakeNvml({})).read()
+        card_of(FakeNvml([])).read()
+    with pytest.raises(CardError, match="there is: none"):
+        card_of(FakeNvml([]), 0).read()
 
 
 def test_a_missing_binding_is_said_to_be_missing() -> None:
     with pytest.raises(CardError, match="nvidia-ml-py is not installed"):
-        NvmlCard(nvml=None).read()
+        card_of(None).read()
 
 
-# What to read
+# Split cards
 
 
-def test_a_local_upstream_is_read_by_its_largest_card() -> None:
+def split_card() -> FakeNvml:
+    parts = [Gpu("MIG-x", total=10 * GIB, free=9 * GIB), Gpu("MIG-y", total=20 * GIB)]
+    return FakeNvml([Gpu("GPU-a", total=80 * GIB, parts=parts)])
+
+
+def test_a_part_of_a_split_card_is_a_card() -> None:
+    reading = card_of(split_card(), "MIG-x").read()
+    assert (reading.total_bytes, reading.used_bytes) == (10 * GIB, 1 * GIB)
+
+
+def test_of_a_split_card_the_largest_part_is_the_largest_card() -> None:
+    assert card_of(split_card()).read().total_bytes == 20 * GIB
+
+
+@pytest.mark.parametrize("which", [0, "GPU-a"])
+def test_a_split_card_itself_is_none(which: int | str) -> None:
+    with pytest.raises(CardError, match=r"split \(MIG\).*\(MIG-x\), .*\(MIG-y\)"):
+        card_of(split_card(), which).read()
+
+
+def test_a_split_card_may_have_no_parts_yet() -> None:
+    with pytest.raises(CardError, match="name one of its parts: none yet"):
+        card_of(FakeNvml([Gpu("GPU-a", parts=[])]), 0).read()
+
+
+# Loss
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.at_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.at_s
+
+
+LOSSES = [
+    pynvml.NVML_ERROR_GPU_IS_LOST,
+    pynvml.NVML_ERROR_UNINITIALIZED,
+    pynvml.NVML_ERROR_UNKNOWN,
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+]
+
+
+@pytest.mark.parametrize("code", LOSSES)
+def test_a_lost_card_is_looked_up_anew_after_a_second(code: int) -> None:
+    nvml, clock = two_cards(), Clock()
+    card = card_of(nvml, 0, now=clock)
+    card.read()
+    nvml.failures = {"nvmlDeviceGetMemoryInfo": code, "nvmlShutdown": code}
+    with pytest.raises(CardError):
+        card.read()
+    nvml.calls.clear()
+    clock.at_s += 0.5
+    with pytest.raises(CardError, match="tried again in"):
+        card.read()
+    assert nvml.calls == []
+    clock.at_s += 0.5
+    assert card.read().used_bytes == 4 * GIB
+    assert nvml.calls[0] == "nvmlInit"
+
+
+def test_what_stays_lost_is_tried_ever_more_rarely() -> None:
+    nvml, clock = two_cards(), Clock()
+    card = card_of(nvml, "GPU-a", now=clock)
+    card.read()
+    nvml.gpus[0].error = pynvml.NVML_ERROR_GPU_IS_LOST
+    tried_at = []
+    for second in range(300):
+        clock.at_s = 2000.0 + second
+        nvml.calls.clear()
+        with pytest.raises(CardError, match="fallen off its bus"):
+            card.read()
+        if nvml.calls:
+            tried_at.append(second)
+    assert tried_at == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
+    nvml.gpus[0].error = 0
+    clock.at_s += 60
+    card.read()
+    # The next loss is a new one.
+    nvml.failures = {"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_GPU_IS_LOST}
+    with pytest.raises(CardError):
+        card.read()
+    clock.at_s += 1
+    card.read()
+
+
+def test_another_failure_keeps_the_card() -> None:
     nvml = two_cards()
-    card = find_card("auto", upstream_is_local=True, nvml=nvml)
-    assert card is not None
-    assert (card.source, card.count) == ("nvml", 2)
-    assert nvml.calls[-1] == "nvmlShutdown"
+    card = card_of(nvml, 0)
+    card.read()
+    nvml.failures = {"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_TIMEOUT}
+    with pytest.raises(CardError):
+        card.read()
+    nvml.calls.clear()
+    card.read()
+    assert nvml.calls[0] == "nvmlDeviceGetMemoryInfo"
+
+
+def test_a_lost_cards_neighbour_is_read_on_as_if_nothing_were() -> None:
+    nvml = two_cards()
+    driver = Driver(nvml)
+    one, other = NvmlCard("GPU-a", driver=driver), NvmlCard("GPU-b", driver=driver)
+    one.read()
+    other.read()
+    nvml.gpus[0].error = pynvml.NVML_ERROR_GPU_IS_LOST
+    with pytest.raises(CardError):
+        one.read()
+    assert other.read().total_bytes == 48 * GIB
+
+
+@pytest.mark.parametrize("which", [1, None])
+def test_a_lost_cards_neighbour_is_never_read_in_its_place(which: int | None) -> None:
+    nvml, clock = two_cards(), Clock()
+    card = card_of(nvml, which, now=clock)
+    assert card.read().device == "NVIDIA B (GPU-b)"
+    lost = nvml.gpus.pop()
+    nvml.failures = {"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_GPU_IS_LOST}
+    with pytest.raises(CardError):
+        card.read()
+    nvml.gpus = [Gpu("GPU-c"), *nvml.gpus]
+    clock.at_s += 1
+    with pytest.raises(CardError, match="no card GPU-b"):
+        card.read()
+    nvml.gpus.append(lost)
+    clock.at_s += 2
+    assert card.read().device == "NVIDIA B (GPU-b)"
+
+
+def test_a_card_that_appears_later_is_found_then() -> None:
+    nvml, clock = two_cards(), Clock()
+    late = nvml.gpus.pop()
+    card = card_of(nvml, "GPU-b", now=clock)
+    with pytest.raises(CardError):
+        card.read()
+    nvml.gpus.append(late)
+    clock.at_s += 1
     assert card.read().total_bytes == 48 * GIB
+    assert nvml.calls.count("nvmlInit") == 1
 
 
-@pytest.mark.parametrize(
-    "code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED]
-)
-def test_without_a_driver_main_memory_is_read(code: int) -> None:
+# Memory that is shared
+
+
+@pytest.mark.parametrize("name", ["NVIDIA GB10", "NVIDIA Thor", "Orin (nvgpu)", "Xavier"])
+def test_a_card_without_memory_of_its_own_has_the_machines(name: str) -> None:
+    class Memory:
+        source = "system"
+
+        def read(self) -> Reading:
+            return Reading(
+                total_bytes=100, used_bytes=40, source="system", device="main", taken_at=1.0
+            )
+
+    nvml = FakeNvml([Gpu("GPU-a", total=0, name=name)])
+    card = card_of(nvml, memory=Memory())
+    for reading in (card.read(), card.read()):
+        assert (reading.total_bytes, reading.used_bytes) == (90, 40)
+        assert (reading.source, reading.device) == ("system", f"{name} (GPU-a)")
+
+
+@pytest.mark.parametrize("name", ["NVIDIA RTX 4090", "NVIDIA GB100"])
+def test_a_broken_card_is_not_taken_for_one_that_shares_memory(name: str) -> None:
+    with pytest.raises(CardError, match="configure its vram"):
+        card_of(FakeNvml([Gpu("GPU-a", total=0, name=name)])).read()
+
+
+def test_what_the_system_borrows_of_a_card_is_said_to_be_borrowed() -> None:
+    reading = card_of(FakeNvml([Gpu("GPU-a", name="NVIDIA GH200 480GB")])).read()
+    assert "at least" in reading.note
+    assert (reading.source, reading.total_bytes) == ("nvml", 24 * GIB)
+    assert not card_of(two_cards()).read().note
+
+
+# Processes
+
+
+def process(proc: Path, pid: int, name: str, parent: int = 1) -> None:
+    folder = proc / str(pid)
+    folder.mkdir(parents=True)
+    (folder / "comm").write_text(f"{name}\n", encoding="ascii")
+    (folder / "stat").write_text(f"{pid} ({name}) S {parent} 1 1\n", encoding="ascii")
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with an Ollama, its runner, somebody's own runner and a desktop."""
+    folder = tmp_path / "proc"
+    process(folder, 10, "ollama")
+    process(folder, 11, "llama-server", parent=10)
+    process(folder, 12, "ollama", parent=10)
+    process(folder, 20, "a shell) (")
+    process(folder, 21, "llama-server", parent=20)
+    process(folder, 30, "Xorg")
+    namespace(folder, monkeypatch, MACHINE_NAMESPACE)
+    return folder
+
+
+def namespace(folder: Path, monkeypatch: pytest.MonkeyPatch, inode: int) -> None:
+    marker = folder / "self/ns/pid"
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    real = Path.stat
+
+    def stat(path: Path, **given: Any) -> os.stat_result:
+        found = real(path, **given)
+        return os.stat_result((found[0], inode, *found[2:])) if path == marker else found
+
+    monkeypatch.setattr(Path, "stat", stat)
+
+
+def test_ollamas_runners_are_told_from_everybody_elses(proc: Path) -> None:
+    used = {11: 5 * GIB, 12: 2 * GIB, 21: 3 * GIB, 30: 1 * GIB}
+    assert ours_bytes(used, proc=proc) == 7 * GIB
+    assert ours_bytes({21: 3 * GIB}, proc=proc) == 0
+
+
+def test_a_process_that_cannot_be_seen_leaves_nothing_to_be_told(proc: Path) -> None:
+    assert ours_bytes({11: GIB, 99: GIB}, proc=proc) is None
+    (proc / "11/stat").write_text("", encoding="ascii")
+    assert ours_bytes({11: GIB}, proc=proc) is None
+    (proc / "11/stat").unlink()
+    assert ours_bytes({11: GIB}, proc=proc) is None
+
+
+def test_a_driver_that_lists_nobody_may_hide_them(proc: Path) -> None:
+    assert ours_bytes({}, proc=proc) is None
+    assert ours_bytes(None, proc=proc) is None
+
+
+def test_in_a_container_process_ids_mean_somebody_else(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace(proc, monkeypatch, MACHINE_NAMESPACE + 1)
+    assert ours_bytes({11: GIB}, proc=proc) is None
+    (proc / "self/ns/pid").unlink()
+    assert ours_bytes({11: GIB}, proc=proc) is None
+
+
+def test_a_reading_tells_what_each_process_uses(proc: Path) -> None:
+    gpu = Gpu("GPU-a", processes=[(11, 5 * GIB), (30, MIB)], graphics=[(30, 2 * MIB), (12, GIB)])
+    reading = card_of(FakeNvml([gpu]), proc=proc).read()
+    assert reading.processes == {11: 5 * GIB, 30: 2 * MIB, 12: GIB}
+    assert reading.ours_bytes == 6 * GIB
+
+
+def test_a_driver_that_tells_of_no_process_still_gives_a_reading(proc: Path) -> None:
+    hidden: list[tuple[int, int | None]] = [(11, None)]
+    for processes in (None, hidden):
+        reading = card_of(FakeNvml([Gpu("GPU-a", processes=processes)]), proc=proc).read()
+        assert (reading.processes, reading.ours_bytes) == (None, None)
+        assert reading.used_bytes == 4 * GIB
+
+
+def test_a_library_older_than_the_binding_still_gives_a_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     nvml = two_cards()
-    nvml.failures = {"nvmlInit": code}
-    assert isinstance(find_card("auto", upstream_is_local=True, nvml=nvml), SystemMemory)
+
+    def mismatch(_: Any) -> None:
+        raise pynvml.NVMLLibraryMismatchError
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetComputeRunningProcesses", mismatch)
+    assert card_of(nvml).read().processes is None
 
 
-def test_without_a_card_main_memory_is_read() -> None:
-    assert isinstance(find_card("auto", upstream_is_local=True, nvml=FakeNvml({})), SystemMemory)
-    assert isinstance(find_card("auto", upstream_is_local=True, nvml=None), SystemMemory)
-
-
-@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetCount"])
-def test_a_driver_that_fails_is_no_reason_to_believe_in_a_cpu(call: str) -> None:
-    nvml = two_cards()
-    nvml.failures = {call: pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH}
-    assert isinstance(find_card("auto", upstream_is_local=True, nvml=nvml), NvmlCard)
-
-
-def test_a_remote_upstream_is_never_read_by_what_is_here() -> None:
-    nvml = two_cards()
-    assert find_card("auto", upstream_is_local=False, nvml=nvml) is None
-    assert find_card("cpu", upstream_is_local=False, nvml=nvml) is None
-    assert nvml.calls == []
-
-
-def test_a_configured_cpu_is_read_whatever_cards_there_are() -> None:
-    nvml = two_cards()
-    assert isinstance(find_card("cpu", upstream_is_local=True, nvml=nvml), SystemMemory)
-    assert nvml.calls == []
-
-
-# The real binding, on a driver library of our own
-
-STUB = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-/* Reads "total free error" from $STUB_MEMORY at each reading; counts how often it was begun. */
-static int begun = 0;
-struct memory { unsigned long long total, free, used; };
-int nvmlInitWithFlags(unsigned int flags) { begun++; return 0; }
-int nvmlShutdown(void) { return 0; }
-int nvmlDeviceGetCount_v2(unsigned int *count) { *count = 1; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) {
-  *device = (void *)&begun;
-  return index == 0 ? 0 : 2;
-}
-int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
-  *device = (void *)&begun;
-  return strcmp(uuid, "GPU-stub") == 0 ? 0 : 6;
-}
-int nvmlDeviceGetName(void *device, char *name, unsigned int length) {
-  snprintf(name, length, "Stub %d", begun);
-  return 0;
-}
-int nvmlDeviceGetUUID(void *device, char *uuid, unsigned int length) {
-  snprintf(uuid, length, "GPU-stub");
-  return 0;
-}
-int nvmlDeviceGetMemoryInfo(void *device, struct memory *memory) {
-  int error = 999;
-  FILE *file = fopen(getenv("STUB_MEMORY"), "r");
-  if (file == NULL) return error;
-  if (fscanf(file, "%llu %llu %d", &memory->total, &memory->free, &error) != 3) error = 999;
-  fclose(file);
-  memory->used = 0;
-  return error;
-}
-const char *nvmlErrorString(int error) { return "stub"; }
-"""
-
-STORY = r"""
-import json, os, pathlib
-from ollama_gate.errors import CardError
-from ollama_gate.gpu import NvmlCard, find_card
-
-memory = pathlib.Path(os.environ["STUB_MEMORY"])
-found = find_card("auto", upstream_is_local=True)
-told = [found.source, found.count]
-
-def read(card, text):
-    memory.write_text(text)
-    try:
-        reading = card.read()
-    except CardError as error:
-        told.append(str(error))
-    else:
-        told.append([reading.total_bytes, reading.used_bytes, reading.device])
-
-read(found, "1000 400 0")
-read(found, "1000 300 15")
-read(found, "1000 300 0")
-read(NvmlCard("GPU-stub"), "1000 1000 0")
-read(NvmlCard("GPU-none"), "1000 1000 0")
-print(json.dumps(told))
-"""
-
-
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
-def test_the_real_binding_reads_loses_and_finds_a_card(tmp_path: Path) -> None:
-    source = tmp_path / "stub.c"
-    source.write_text(STUB, encoding="ascii")
-    library = tmp_path / "libnvidia-ml.so.1"
-    compile_it = ["gcc", "-shared", "-fPIC", "-o", str(library), str(source)]
-    subprocess.run(compile_it, check=True, timeout=60)  # noqa: S603 - a compiler, on our text
-    environment = os.environ | {
-        "LD_LIBRARY_PATH": str(tmp_path),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "STUB_MEMORY": str(tmp_path / "memory"),
-    }
-    story = subprocess.run(  # noqa: S603 - this interpreter, on our text
-        [sys.executable, "-c", STORY],
-        env=environment,
-        check=True,
-        timeout=60,
-        capture_output=True,
-    )
-    # The library is begun once to count and once to read; a second time after the loss.
-    first, lost, again, by_uuid, unknown = json.loads(story.stdout)[2:]
-    assert json.loads(story.stdout)[:2] == ["nvml", 1]
-    assert first == [1000, 600, "Stub 2 (GPU-stub)"]
-    assert "GPU is lost" in lost
-    assert again == [1000, 700, "Stub 3 (GPU-stub)"]
-    assert by_uuid == [1000, 0, "Stub 4 (GPU-stub)"]
-    assert "no such card" in unknown
+# The binding
 
 
 def importing(tmp_path: Path, pynvml_text: str) -> subprocess.CompletedProcess[bytes]:
     """Import the room in a fresh interpreter that takes warnings for errors."""
     (tmp_path / "pynvml.py").write_text(pynvml_text, encoding="ascii")
-    text = "from ollama_gate.gpu import find_card; print(find_card('auto', upstream_is_local=True))"
+    text = (
+        "from ollama_gate.gpu import find_cards\n"
+        "print(find_cards('auto', upstream_is_local=True, platform='linux').card)"
+    )
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
     return subprocess.run(  # noqa: S603 - this interpreter, on our text
         [sys.executable, "-W", "error", "-c", text],
@@ -360,9 +383,10 @@ def importing(tmp_path: Path, pynvml_text: str) -> subprocess.CompletedProcess[b
     )
 
 
-def test_without_a_binding_main_memory_is_read(tmp_path: Path) -> None:
+def test_without_a_binding_no_card_is_read_by_it(tmp_path: Path) -> None:
     done = importing(tmp_path, "raise ImportError")
-    assert b"SystemMemory" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert b"NvmlCard" not in done.stdout
 
 
 def test_the_dead_distributions_warning_is_not_passed_on(tmp_path: Path) -> None:
@@ -370,235 +394,3 @@ def test_the_dead_distributions_warning_is_not_passed_on(tmp_path: Path) -> None
     known = "The pynvml package is deprecated. Please install nvidia-ml-py instead."
     assert importing(tmp_path, warn.format(known, "FutureWarning")).returncode == 0
     assert importing(tmp_path, warn.format("Another", "FutureWarning")).returncode == 1
-
-
-# Main memory
-
-
-def test_main_memory_is_what_the_system_says(tmp_path: Path) -> None:
-    reading = SystemMemory(own_cgroup=tmp_path / "none").read()
-    assert reading.total_bytes == psutil.virtual_memory().total
-    assert 0 < reading.used_bytes < reading.total_bytes
-    assert (reading.source, reading.device) == ("system", "main memory")
-
-
-def test_a_system_that_does_not_tell_is_no_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
-    with pytest.raises(CardError, match="does not tell its memory"):
-        SystemMemory().read()
-
-
-def cgroup(folder: Path, limit: str, used_bytes: int, cache_bytes: int = 0) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "memory.max").write_text(f"{limit}\n", encoding="ascii")
-    (folder / "memory.current").write_text(f"{used_bytes}\n", encoding="ascii")
-    stat = f"anon 1\nactive_file {cache_bytes}\ninactive_file {cache_bytes}\n"
-    (folder / "memory.stat").write_text(stat, encoding="ascii")
-
-
-def in_cgroup(tmp_path: Path, path: str) -> SystemMemory:
-    own = tmp_path / "own"
-    own.write_text(f"1:name=systemd:/x\n0::{path}\n", encoding="ascii")
-    return SystemMemory(cgroup_root=tmp_path / "cgroup", own_cgroup=own)
-
-
-def test_a_cgroups_lower_limit_counts_and_page_cache_does_not(tmp_path: Path) -> None:
-    cgroup(tmp_path / "cgroup/a", str(64 * MIB), 60 * MIB, cache_bytes=20 * MIB)
-    reading = in_cgroup(tmp_path, "/a").read()
-    assert reading.total_bytes == 64 * MIB
-    assert reading.used_bytes == 20 * MIB
-
-
-def test_a_limit_further_up_counts_as_well(tmp_path: Path) -> None:
-    cgroup(tmp_path / "cgroup/a/b", "max", 1 * MIB)
-    cgroup(tmp_path / "cgroup/a", str(32 * MIB), 30 * MIB)
-    reading = in_cgroup(tmp_path, "/a/b").read()
-    assert (reading.total_bytes, reading.used_bytes) == (32 * MIB, 30 * MIB)
-
-
-def test_a_container_sees_its_limit_at_the_root(tmp_path: Path) -> None:
-    cgroup(tmp_path / "cgroup", str(16 * MIB), 4 * MIB)
-    reading = in_cgroup(tmp_path, "/").read()
-    assert (reading.total_bytes, reading.used_bytes) == (16 * MIB, 4 * MIB)
-
-
-def test_no_limit_leaves_what_the_system_says(tmp_path: Path) -> None:
-    whole = psutil.virtual_memory().total
-    cgroup(tmp_path / "cgroup/a", "max", 1 * MIB)
-    assert in_cgroup(tmp_path, "/a").read().total_bytes == whole
-    cgroup(tmp_path / "cgroup/a", str(2 * whole), 1 * MIB)
-    assert in_cgroup(tmp_path, "/a").read().total_bytes == whole
-    (tmp_path / "own").write_text("1:memory:/x\n", encoding="ascii")
-    memory = SystemMemory(cgroup_root=tmp_path / "cgroup", own_cgroup=tmp_path / "own")
-    assert memory.read().total_bytes == whole
-
-
-def test_a_cgroup_over_its_limit_has_nothing_free(tmp_path: Path) -> None:
-    cgroup(tmp_path / "cgroup/a", str(8 * MIB), 9 * MIB)
-    reading = in_cgroup(tmp_path, "/a").read()
-    assert reading.used_bytes == reading.total_bytes == 8 * MIB
-
-
-# The poller
-
-Told = asyncio.Queue[Reading | CardError]
-
-
-class Script:
-    """A card that is as used as its script says, or fails where that says `None`."""
-
-    source = "script"
-    count = 1
-
-    def __init__(self, *used: int | None, then: int = 0) -> None:
-        self.reads = 0
-        self._used = list(used)
-        self._then = then
-
-    def read(self) -> Reading:
-        self.reads += 1
-        used = self._used.pop(0) if self._used else self._then
-        if used is None:
-            raise CardError("gone")
-        return Reading(
-            total_bytes=100, used_bytes=used, source="script", device="s", taken_at=float(used)
-        )
-
-
-LONG_S = 3600.0
-
-
-def polling(
-    card: Script, *, idle_s: float = LONG_S, busy_s: float = LONG_S
-) -> tuple[Poller, Callable[[], Any]]:
-    told: Told = asyncio.Queue()
-    poller = Poller(card, told.put_nowait, idle_s=idle_s, busy_s=busy_s)
-
-    async def next_told() -> Reading | CardError:
-        return await asyncio.wait_for(told.get(), 10)
-
-    return poller, next_told
-
-
-async def test_a_poller_reads_at_once_and_remembers() -> None:
-    poller, told = polling(Script(7))
-    assert poller.last is None
-    assert poller.age_s(100.0) is None
-    poller.start()
-    reading = await told()
-    assert reading.used_bytes == 7
-    assert poller.last == reading
-    assert poller.age_s(100.0) == 93.0
-    await poller.stop()
-
-
-async def test_a_poke_is_answered_by_a_new_reading() -> None:
-    poller, told = polling(Script(1, 2, 3))
-    poller.start()
-    assert (await told()).used_bytes == 1
-    poller.poke()
-    assert (await told()).used_bytes == 2
-    poller.poke()
-    poller.poke()
-    assert (await told()).used_bytes == 3
-    await poller.stop()
-
-
-async def test_readings_follow_each_other_without_being_asked_for() -> None:
-    poller, told = polling(Script(1, 2, 3), idle_s=0.0)
-    poller.start()
-    assert [(await told()).used_bytes for _ in range(3)] == [1, 2, 3]
-    await poller.stop()
-
-
-async def test_readings_come_faster_while_memory_moves() -> None:
-    poller, told = polling(Script(then=5), busy_s=0.0)
-    assert poller.interval_s == LONG_S
-    poller.start()
-    await told()
-    poller.hurry(busy=True)
-    assert poller.interval_s == 0.0
-    for _ in range(5):
-        await told()
-    poller.hurry(busy=False)
-    assert poller.interval_s == LONG_S
-    await poller.stop()
-
-
-class SlowCard(Script):
-    """Its readings end when they are let to."""
-
-    def __init__(self, *used: int) -> None:
-        super().__init__(*used)
-        self.begun = threading.Event()
-        self.go_on = threading.Event()
-
-    def read(self) -> Reading:
-        self.begun.set()
-        assert self.go_on.wait(10)
-        return super().read()
-
-
-async def test_a_poke_during_a_reading_is_answered_by_another() -> None:
-    card = SlowCard(1, 2)
-    poller, told = polling(card)
-    poller.start()
-    assert await asyncio.to_thread(card.begun.wait, 10)
-    poller.poke()
-    card.go_on.set()
-    assert (await told()).used_bytes == 1
-    assert (await told()).used_bytes == 2
-    await poller.stop()
-
-
-async def test_only_the_first_failure_in_a_row_is_told() -> None:
-    poller, told = polling(Script(1, None, None, None, 2, None, 3), idle_s=0.0)
-    poller.start()
-    heard = [await told() for _ in range(5)]
-    kinds = [one.used_bytes if isinstance(one, Reading) else str(one) for one in heard]
-    assert kinds == [1, "gone", 2, "gone", 3]
-    await poller.stop()
-
-
-async def test_while_a_card_fails_its_last_reading_grows_old() -> None:
-    poller, told = polling(Script(1, None))
-    poller.start()
-    await told()
-    poller.poke()
-    assert isinstance(await told(), CardError)
-    assert str(poller.error) == "gone"
-    assert poller.last is not None
-    assert poller.age_s(61.0) == 60.0
-    poller.poke()
-    await told()
-    assert poller.error is None
-    await poller.stop()
-
-
-async def test_a_stopped_poller_reads_no_more() -> None:
-    card = Script(then=1)
-    poller, told = polling(card, idle_s=0.0)
-    poller.start()
-    await told()
-    await poller.stop()
-    reads = card.reads
-    await poller.stop()
-    poller.poke()
-    await asyncio.to_thread(lambda: None)
-    assert card.reads == reads
-
-
-async def test_what_broke_a_poller_is_raised_when_it_is_stopped() -> None:
-    asked = asyncio.Event()
-
-    def tell(_: Reading | CardError) -> None:
-        asked.set()
-        raise ZeroDivisionError
-
-    poller = Poller(Script(1), tell)
-    poller.start()
-    await asyncio.wait_for(asked.wait(), 10)
-    with pytest.raises(ZeroDivisionError):
-        await poller.stop()

@@ -7,7 +7,7 @@ known here.
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -35,6 +35,16 @@ PREFIX = "OLLAMA_GATE_"
 ENTRY = "upstreams[0]"
 SECTIONS = ("vram", "queue", "scheduler", "log")
 MODEL_KEYS = ("vram", "max_concurrent", "priority", "keep_alive")
+CARD_KEYS = ("vram", "uuid", "index")
+
+_CARD_KINDS: Mapping[str, kinds.Kind[Any]] = {
+    "vram": kinds.A_SIZE,
+    "uuid": kinds.A_UUID,
+    "index": kinds.AN_INTEGER_OR_0,
+}
+_GPUS_WORDS = (
+    "auto, cpu or a list of cards such as [{vram: 24GiB}] or [{uuid: GPU-...}, {index: 1}]"
+)
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
@@ -61,24 +71,64 @@ def _key(path: str, kind: kinds.Kind[T], default: T) -> Key[T]:
 def _read_gpus(node: yaml.Node) -> Gpus:
     if isinstance(node, yaml.ScalarNode) and node.value in {"auto", "cpu"}:
         return "cpu" if node.value == "cpu" else "auto"
-    if not isinstance(node, yaml.SequenceNode) or len(node.value) != 1:
-        raise kinds.wrong(node, "auto, cpu or a list with exactly one card such as [{vram: 24GiB}]")
-    (card,) = node.value
+    if not isinstance(node, yaml.SequenceNode) or not node.value:
+        raise kinds.wrong(node, _GPUS_WORDS)
     problems: list[Problem] = []
-    parts = {f"[0].{name}": part for name, part in entries(card, "[0]", {"vram"}, problems)}
-    if not parts and not problems:
-        problems.append(("[0].vram", f"expected {kinds.SIZE_WORDS}, found nothing", card))
-    (vram_bytes,) = kinds.read_parts(kinds.A_SIZE, parts, problems)
-    return Card(vram_bytes=vram_bytes)
+    cards = [_read_card(each, f"[{place}]", problems) for place, each in enumerate(node.value)]
+    if not problems:
+        problems += _naming_problems(cards, node.value)
+    if problems:
+        raise kinds.WrongError(*problems)
+    return tuple(cards)
 
 
-_GPUS: kinds.Kind[Gpus] = kinds.Kind(
-    read=_read_gpus,
-    show=lambda gpus: (
-        f"[{{vram: {format_size(gpus.vram_bytes)}}}]" if isinstance(gpus, Card) else gpus
-    ),
-    structured=True,
-)
+def _read_card(node: yaml.Node, path: str, problems: list[Problem]) -> Card:
+    """One entry; what is wrong with it is noted in `problems`."""
+    before = len(problems)
+    parts = dict(entries(node, path, CARD_KEYS, problems))
+    values: dict[str, Any] = {}
+    for name, part in parts.items():
+        try:
+            values[name] = _CARD_KINDS[name].read(part)
+        except kinds.WrongError as error:
+            problems += [(f"{path}.{name}{end}", text, at) for end, text, at in error.problems]
+    if not parts and len(problems) == before:
+        problems.append((path, f"expected one of {', '.join(CARD_KEYS)}, found nothing", node))
+    if {"uuid", "index"} <= set(parts):
+        problems.append((path, "expected a uuid or an index, found both", node))
+    return Card(vram_bytes=values.get("vram"), uuid=values.get("uuid"), index=values.get("index"))
+
+
+def _naming_problems(cards: Sequence[Card], nodes: Sequence[yaml.Node]) -> Iterator[Problem]:
+    """Of several cards each must be told from the others."""
+    first: dict[str | int, int] = {}
+    for place, (card, node) in enumerate(zip(cards, nodes, strict=True)):
+        name = card.index if card.uuid is None else card.uuid
+        if name is None and len(cards) > 1:
+            yield f"[{place}]", "expected a uuid or an index, there being several cards", node
+        elif name in first:
+            yield f"[{place}]", f"the same card as [{first[name]}]", node
+        elif name is not None:
+            first[name] = place
+
+
+def _show_gpus(gpus: Gpus) -> str:
+    if isinstance(gpus, str):
+        return gpus
+    return f"[{', '.join(map(_show_card, gpus))}]"
+
+
+def _show_card(card: Card) -> str:
+    values = {
+        "uuid": card.uuid,
+        "index": card.index,
+        "vram": None if card.vram_bytes is None else format_size(card.vram_bytes),
+    }
+    given = (f"{name}: {value}" for name, value in values.items() if value is not None)
+    return f"{{{', '.join(given)}}}"
+
+
+_GPUS: kinds.Kind[Gpus] = kinds.Kind(read=_read_gpus, show=_show_gpus, structured=True)
 
 
 _DEFAULT = Config()

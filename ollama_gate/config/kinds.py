@@ -134,6 +134,13 @@ def _parse_name(text: str) -> str:
     return text
 
 
+def _parse_uuid(text: str) -> str:
+    # Drivers of old wrote a part of a split card as MIG-GPU-…/7/0.
+    if not re.fullmatch(r"(GPU|MIG)-[0-9A-Za-z/-]{1,80}", text):
+        raise ValueError(text)
+    return text
+
+
 SMALLEST_FACTOR, LARGEST_FACTOR = 0.1, 10.0
 """Beyond these it is a slip of the pen."""
 
@@ -176,6 +183,9 @@ AN_ADDRESS = _scalar(
     expected="HOST:PORT or a port (0.0.0.0:PORT for every interface)",
 )
 A_NAME = _scalar(_parse_name, expected="a name of letters, digits, dots, dashes and underscores")
+A_UUID = _scalar(
+    _parse_uuid, expected="a UUID that begins with GPU- or MIG-, as nvidia-smi -L lists them"
+)
 URL_WORDS = f"an address such as http://127.0.0.1:{OLLAMA_PORT}, with no user and no query"
 A_URL = _scalar(parse_upstream, expected=URL_WORDS)
 

@@ -24,12 +24,21 @@ DEFAULT_STATE_DIR = Path("~/.local/state/ollama-gate")
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """One card whose budget is configured; all of it is planned with."""
+    """One card; at least one of its attributes is set.
 
-    vram_bytes: int
+    Attributes:
+        vram_bytes: all that may be planned with, whatever a reading says; `None` leaves it to
+            readings.
+        uuid: which it is: `GPU-…`, or `MIG-…` for a part of a split one.
+        index: the same by its place among the cards of its maker; never beside `uuid`.
+    """
+
+    vram_bytes: int | None = None
+    uuid: str | None = None
+    index: int | None = None
 
 
-Gpus = Literal["auto", "cpu"] | Card
+Gpus = Literal["auto", "cpu"] | tuple[Card, ...]
 
 
 class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +51,8 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
         max_loaded: `OLLAMA_MAX_LOADED_MODELS` there, 0 for its default.
         kv_cache_type: `OLLAMA_KV_CACHE_TYPE` there.
         context_length: `OLLAMA_CONTEXT_LENGTH` there, 0 for the tier it picks by VRAM.
-        gpus: `auto` asks the card, `cpu` plans with system memory.
+        gpus: `auto` asks the card, `cpu` plans with system memory. Of several cards each one is
+            named.
         outage_wait_s: how long requests wait for it while it does not answer.
     """
 

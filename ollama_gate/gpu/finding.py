@@ -1,0 +1,208 @@
+"""Which cards to read for an upstream: configured, NVIDIA's, AMD's, else main memory.
+
+It decides that once, at the start. A card that does not answer then is read all the same, and
+its readings say why; the one thing never done is to read this machine for another one's upstream.
+"""
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ollama_gate import config
+from ollama_gate.errors import CardError
+from ollama_gate.gpu.amd import SYS, AmdCard, amd_devices
+from ollama_gate.gpu.driver import INSTALLED, Driver, total_bytes
+from ollama_gate.gpu.nvml import NvmlCard
+from ollama_gate.gpu.reading import Card
+from ollama_gate.gpu.system import SystemMemory
+
+ELSEWHERE: Final = (
+    "nothing here reads that machine's memory: one model at a time; "
+    "set upstreams[0].gpus to [{vram: ...}]"
+)
+APPLE: Final = (
+    "nothing tells how much of this machine's memory its GPU may use: one model at a time; "
+    "set upstreams[0].gpus to [{vram: ...}], about 70 % of the memory"
+)
+OTHER_CARD: Final = (
+    "there is a card here that tells no memory (Intel's do not, nor is every integrated AMD one "
+    "used): planning with main memory; if Ollama uses it, set upstreams[0].gpus to [{vram: ...}]"
+)
+SPLIT: Final = "a card is split (MIG): name the part that Ollama uses in upstreams[0].gpus"
+
+_INTEL: Final = "0x8086"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A card and what of it may be planned with.
+
+    Attributes:
+        card: `None` where nothing here can read it.
+        vram_bytes: as configured; `None` for what readings say.
+    """
+
+    card: Card | None = None
+    vram_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The cards of one upstream.
+
+    Attributes:
+        listed: at least one.
+        planned: which of them is planned with: the one with most memory.
+        cpu: whether it is main memory, for an Ollama without a card.
+        advice: what the operator should know, if anything.
+    """
+
+    listed: tuple[Listed, ...]
+    planned: int = 0
+    cpu: bool = False
+    advice: str = ""
+
+    @property
+    def card(self) -> Card | None:
+        """What is read of what is planned with."""
+        return self.listed[self.planned].card
+
+    @property
+    def vram_bytes(self) -> int | None:
+        """The configured budget of what is planned with."""
+        return self.listed[self.planned].vram_bytes
+
+
+def only(card: Card) -> Found:
+    """One card that was found otherwise."""
+    return Found(listed=(Listed(card=card),), cpu=card.source == SystemMemory.source)
+
+
+def find_cards(
+    gpus: config.Gpus,
+    *,
+    upstream_is_local: bool,
+    nvml: Any = INSTALLED,
+    root: Path = SYS,
+    platform: str = sys.platform,
+) -> Found:
+    """What to read for an upstream. Blocks, like a reading.
+
+    Args:
+        gpus: as configured.
+        upstream_is_local: whether it runs on this machine; another machine's memory cannot be
+            read from here.
+        nvml: the binding.
+        root: where the kernel describes devices.
+        platform: as `sys.platform`.
+    """
+    finder = _Finder(Driver(nvml), root, platform)
+    match gpus:
+        case "cpu" if upstream_is_local:
+            return only(SystemMemory())
+        case "auto" if upstream_is_local:
+            return finder.any()
+        case "auto" | "cpu":
+            return Found(listed=(Listed(),), advice=ELSEWHERE, cpu=gpus == "cpu")
+        case entries:
+            return finder.named(entries) if upstream_is_local else _unread(entries)
+
+
+def _unread(entries: tuple[config.Card, ...]) -> Found:
+    listed = tuple(Listed(vram_bytes=entry.vram_bytes) for entry in entries)
+    planned = max(range(len(listed)), key=lambda place: listed[place].vram_bytes or 0)
+    return Found(
+        listed=listed,
+        planned=planned,
+        advice="" if listed[planned].vram_bytes is not None else ELSEWHERE,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    driver: Driver
+    root: Path
+    platform: str
+
+    def any(self) -> Found:
+        """Whatever Ollama would find."""
+        return self._nvidia() or self._amd() or self._no_card()
+
+    def named(self, entries: tuple[config.Card, ...]) -> Found:
+        """The cards that the configuration lists."""
+        listed = tuple(Listed(card=self._of(each), vram_bytes=each.vram_bytes) for each in entries)
+        planned = max(range(len(listed)), key=lambda place: _most(listed[place]))
+        return Found(listed=listed, planned=planned if len(listed) > 1 else 0)
+
+    def _of(self, entry: config.Card) -> Card | None:
+        if entry.index is None and entry.uuid is None:
+            found = self.any()
+            return None if found.cpu else found.card
+        which = entry.index if entry.uuid is None else entry.uuid
+        amd = amd_devices(self.root)
+        if any(each.uuid == which for each in amd) or (amd and not self._nvidia()):
+            return AmdCard(which, root=self.root)
+        return NvmlCard(which, driver=self.driver)
+
+    def _nvidia(self) -> Found | None:
+        """`None` without a driver, or with one that knows no card."""
+        nvml, driver = self.driver.nvml, self.driver
+        if nvml is None:
+            return None
+        try:
+            devices = driver.devices()
+            count = int(nvml.nvmlDeviceGetCount())
+        except nvml.NVMLError as error:
+            absent = (nvml.NVML_ERROR_LIBRARY_NOT_FOUND, nvml.NVML_ERROR_DRIVER_NOT_LOADED)
+            return None if error.value in absent else only(NvmlCard(driver=driver))
+        if not devices:
+            return only(NvmlCard(driver=driver)) if count else None
+        planned = max(range(len(devices)), key=lambda place: total_bytes(driver, devices[place]))
+        return Found(
+            listed=tuple(Listed(card=NvmlCard(each.uuid, driver=driver)) for each in devices),
+            planned=planned,
+            advice=SPLIT if any(each.uuid.startswith("MIG-") for each in devices) else "",
+        )
+
+    def _amd(self) -> Found | None:
+        devices = [
+            (place, each)
+            for place, each in enumerate(amd_devices(self.root))
+            if each.used_by_default
+        ]
+        if not devices:
+            return None
+        listed = tuple(
+            Listed(card=AmdCard(each.uuid or place, root=self.root)) for place, each in devices
+        )
+        planned = max(range(len(listed)), key=lambda place: _most(listed[place]))
+        return Found(listed=listed, planned=planned)
+
+    def _no_card(self) -> Found:
+        if self.platform == "darwin":
+            return Found(listed=(Listed(),), advice=APPLE)
+        makers = (self.root / "class/drm").glob("card*/device/vendor")
+        intel = any(_first_word(maker) == _INTEL for maker in makers)
+        other = intel or bool(amd_devices(self.root))
+        return Found(
+            listed=(Listed(card=SystemMemory()),), cpu=True, advice=OTHER_CARD if other else ""
+        )
+
+
+def _first_word(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _most(listed: Listed) -> int:
+    """What can be planned with at most, as far as anybody can tell now."""
+    limits = [] if listed.vram_bytes is None else [listed.vram_bytes]
+    if listed.card is not None:
+        # Where there is none its readings will say so.
+        with contextlib.suppress(CardError):
+            limits.append(listed.card.read().total_bytes)
+    return min(limits, default=0)
