@@ -30,6 +30,7 @@ class Steady:
             source=self.source,
             device="a card",
             taken_at=time.monotonic(),
+            processes={7: GIB // 4, 11: GIB // 2},
             ours_bytes=GIB // 2,
         )
 
@@ -74,6 +75,7 @@ async def test_only_what_is_planned_with_is_told_and_all_are_added_up() -> None:
         GIB // 2,
         False,
     )
+    assert [process["pid"] for process in shown["processes"]] == [11, 7]
     assert [other["total_bytes"] for other in shown["others"]] == [24 * GIB]
     await heard.meters.stop()
 
@@ -139,5 +141,5 @@ async def test_a_card_that_fails_is_shown_with_its_reason() -> None:
     monitor.removeHandler(notices)
     (failed,) = heard.meters.status(time.monotonic())["others"]
     assert (failed["source"], failed["error"], failed["stale"]) == ("nvml", "gone", True)
-    assert (failed["age_s"], failed["total_bytes"]) == (None, None)
+    assert (failed["age_s"], failed["total_bytes"], failed["processes"]) == (None, None, None)
     await heard.meters.stop()

@@ -111,9 +111,18 @@ def _status(poller: Poller | None, listed: Listed, now: float) -> Json:
     shown = {name: getattr(poller.last, name, None) for name in _READ}
     return {
         **shown,
+        "processes": _processes(poller.last),
         "source": poller.last.source if poller.last else poller.card.source,
         "age_s": None if age_s is None else round(age_s, 3),
         "stale": poller.stale(now),
         "error": None if poller.error is None else str(poller.error),
         **budget,
     }
+
+
+def _processes(reading: Reading | None) -> list[Json] | None:
+    """Who uses a card, the largest first; `None` where the driver does not tell."""
+    if reading is None or reading.processes is None:
+        return None
+    by_size = sorted(reading.processes.items(), key=lambda each: (-each[1], each[0]))
+    return [{"pid": pid, "used_bytes": used_bytes} for pid, used_bytes in by_size]

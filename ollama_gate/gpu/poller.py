@@ -141,7 +141,8 @@ class Poller:
 
     def _failed(self, error: CardError) -> None:
         if self.error is None:
-            _monitor.warning("no reading; the last one stands", reason=str(error))
+            stands = "no reading; the last one stands" if self.last else "no reading yet"
+            _monitor.warning(stands, reason=str(error))
         self.error = error
         if not self._lost and self._without_s() >= self._stale_s:
             self._lost = True
