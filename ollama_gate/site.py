@@ -192,7 +192,9 @@ class Loses(Protocol):
 
 
 def _is_local(url: str) -> bool:
-    return _is_loopback(URL(url).host or "")
+    """Whether an upstream is this very machine's, as far as its address tells."""
+    host = URL(url).host or ""
+    return _is_loopback(host) or host in _own_addresses()
 
 
 def _is_loopback(host: str) -> bool:

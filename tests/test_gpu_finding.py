@@ -192,7 +192,7 @@ def test_an_amd_card_is_named_as_rocm_names_it(root: Path) -> None:
     [
         ("auto", None),
         ("cpu", None),
-        ((Card(uuid="GPU-a"),), None),
+        ((Card(index=0),), None),
         ((Card(vram_bytes=24 * GIB),), 24 * GIB),
         ((Card(index=0, vram_bytes=8 * GIB), Card(index=1, vram_bytes=24 * GIB)), 24 * GIB),
     ],
@@ -207,3 +207,25 @@ def test_another_machines_upstream_is_never_read_by_what_is_here(
     assert bool(found.advice) == (vram_bytes is None)
     assert found.cpu == (gpus == "cpu")
     assert nvml.calls == []
+
+
+def test_a_card_that_is_asked_for_by_its_uuid_is_the_one(root: Path) -> None:
+    # Ollama's container beside the gate's is reached by another address, and has the same card.
+    found = find((Card(uuid="GPU-b"),), two_cards(), root, upstream_is_local=False)
+    assert devices(found) == ["NVIDIA B (GPU-b)"]
+    assert not found.advice
+    amd.two_cards(root)
+    found = find((Card(uuid="GPU-1a2b3c"),), None, root, upstream_is_local=False)
+    assert isinstance(found.card, AmdCard)
+
+
+def test_a_uuid_that_is_not_here_is_another_machines(root: Path) -> None:
+    nvml = two_cards()
+    entries = (Card(uuid="GPU-z"), Card(uuid="GPU-y", vram_bytes=8 * GIB))
+    found = find(entries, nvml, root, upstream_is_local=False)
+    assert [each.card for each in found.listed] == [None, None]
+    assert (found.vram_bytes, found.advice) == (8 * GIB, "")
+    nvml.failures = {"nvmlDeviceGetCount": pynvml.NVML_ERROR_UNKNOWN}
+    found = find((Card(uuid="GPU-b"),), nvml, root, upstream_is_local=False)
+    assert found.card is None
+    assert "that machine" in found.advice

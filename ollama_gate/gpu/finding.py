@@ -2,10 +2,12 @@
 
 It decides that once, at the start. A card that does not answer then is read all the same, and
 its readings say why; the one thing never done is to read this machine for another one's upstream.
+A card with a UUID that was asked for is no guess, though: there is no second one in the world.
 """
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -107,17 +109,7 @@ def find_cards(
         case "auto" | "cpu":
             return Found(listed=(Listed(),), advice=ELSEWHERE, cpu=gpus == "cpu")
         case entries:
-            return finder.named(entries) if upstream_is_local else _unread(entries)
-
-
-def _unread(entries: tuple[config.Card, ...]) -> Found:
-    listed = tuple(Listed(vram_bytes=entry.vram_bytes) for entry in entries)
-    planned = max(range(len(listed)), key=lambda place: listed[place].vram_bytes or 0)
-    return Found(
-        listed=listed,
-        planned=planned,
-        advice="" if listed[planned].vram_bytes is not None else ELSEWHERE,
-    )
+            return finder.named(entries) if upstream_is_local else finder.elsewhere(entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +125,27 @@ class _Finder:
     def named(self, entries: tuple[config.Card, ...]) -> Found:
         """The cards that the configuration lists."""
         listed = tuple(Listed(card=self._of(each), vram_bytes=each.vram_bytes) for each in entries)
-        planned = max(range(len(listed)), key=lambda place: _most(listed[place]))
-        return Found(listed=listed, planned=planned if len(listed) > 1 else 0)
+        return Found(listed=listed, planned=_largest(listed))
+
+    def elsewhere(self, entries: tuple[config.Card, ...]) -> Found:
+        """The same, of an upstream that may be a container's or another machine's."""
+        wanted = any(each.uuid is not None for each in entries)
+        here = self._uuids() if wanted else frozenset()
+        listed = tuple(
+            Listed(card=self._of(each) if each.uuid in here else None, vram_bytes=each.vram_bytes)
+            for each in entries
+        )
+        planned = _largest(listed)
+        known = listed[planned] != Listed()
+        return Found(listed=listed, planned=planned, advice="" if known else ELSEWHERE)
+
+    def _uuids(self) -> frozenset[str]:
+        """Of every card that is on this machine now."""
+        found = frozenset(each.uuid for each in amd_devices(self.root) if each.uuid)
+        if self.driver.nvml is not None:
+            with contextlib.suppress(self.driver.nvml.NVMLError):
+                found |= {each.uuid for each in self.driver.devices()}
+        return found
 
     def _of(self, entry: config.Card) -> Card | None:
         if entry.index is None and entry.uuid is None:
@@ -177,8 +188,7 @@ class _Finder:
         listed = tuple(
             Listed(card=AmdCard(each.uuid or place, root=self.root)) for place, each in devices
         )
-        planned = max(range(len(listed)), key=lambda place: _most(listed[place]))
-        return Found(listed=listed, planned=planned)
+        return Found(listed=listed, planned=_largest(listed))
 
     def _no_card(self) -> Found:
         if self.platform == "darwin":
@@ -196,6 +206,13 @@ def _first_word(file: Path) -> str:
         return file.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return ""
+
+
+def _largest(listed: Sequence[Listed]) -> int:
+    """Which one; nobody is asked where there is no choice."""
+    if len(listed) == 1:
+        return 0
+    return max(range(len(listed)), key=lambda place: _most(listed[place]))
 
 
 def _most(listed: Listed) -> int:

@@ -1,0 +1,71 @@
+"""How the parts are put together: whose machine it is, and what a lost reading comes to."""
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from ollama_gate import gpu
+from ollama_gate.errors import CardError
+from ollama_gate.scheduler.types import BinId
+from ollama_gate.simulator import SimulatedOllama
+from ollama_gate.site import Loses, Site, _is_local
+from tests.conftest import MakeSite
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:11434", True),
+        ("http://127.9.9.9:11434", True),
+        ("http://[::1]:11434", True),
+        ("http://localhost:11434", True),
+        ("http://gpu.localhost", True),
+        ("http://192.0.2.1:11434", False),
+        ("http://ollama:11434", False),
+        ("https://example.org/ollama", False),
+    ],
+)
+def test_an_upstream_is_here_if_its_address_is(url: str, local: bool) -> None:
+    assert _is_local(url) == local
+
+
+def test_an_own_address_is_here_whatever_network_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def addresses() -> dict[str, list[Any]]:
+        one = SimpleNamespace(family=socket.AF_INET, address="192.0.2.1")
+        return {"lan": [one]}
+
+    monkeypatch.setattr(psutil, "net_if_addrs", addresses)
+    assert _is_local("http://192.0.2.1:11434")
+    assert not _is_local("http://192.0.2.2:11434")
+
+
+class Notes:
+    """Stands for the gate, and writes down what it is told of readings."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def measured(self, bin_id: BinId, total_bytes: int, used_bytes: int) -> None:
+        self.told.append((bin_id, total_bytes, used_bytes))
+
+    def reading_lost(self, bin_id: BinId) -> None:
+        self.told.append((bin_id, "lost"))
+
+
+async def test_a_reading_that_is_lost_is_told_to_the_gate(
+    make_site: MakeSite, ollama: SimulatedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site: Site = await make_site(ollama)
+    notes = Notes()
+    assert isinstance(notes, Loses)
+    reading = gpu.Reading(
+        total_bytes=24, used_bytes=7, source="nvml", device="a card", taken_at=0.0
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(site, "gate", notes)
+        site._measured(reading)
+        site._measured(CardError("gone"))
+    assert notes.told == [("simulated/0", 24, 7), ("simulated/0", "lost")]
