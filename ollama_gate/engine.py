@@ -8,7 +8,7 @@ import math
 from http import HTTPStatus
 from typing import Final
 
-from ollama_gate import log
+from ollama_gate import log, mishaps
 from ollama_gate.errors import UpstreamError, UpstreamGoneError, UpstreamRefusedError
 from ollama_gate.ollama import Ollama
 from ollama_gate.registry import Registry
@@ -54,7 +54,8 @@ class Engine:
         except UpstreamRefusedError as error:
             told = error.status in ERROR_STATUSES
             status = error.status if told else HTTPStatus.INTERNAL_SERVER_ERROR
-            return LoadFailed(status=status, text=error.text)
+            oom = mishaps.out_of_memory(error.text.encode())
+            return LoadFailed(status=status, text=error.text, oom=oom)
         except UpstreamGoneError:
             return Interrupted()
         for resident in residents:
@@ -62,6 +63,7 @@ class Engine:
                 return Loaded(
                     footprint_bytes=resident.footprint_bytes,
                     reported_bytes=resident.reported_bytes,
+                    size_bytes=resident.size_bytes,
                     num_ctx=resident.num_ctx,
                 )
         text = f"{command.name} was loaded, but is not listed by /api/ps"

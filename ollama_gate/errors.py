@@ -33,6 +33,10 @@ class UpstreamCutError(UpstreamBrokenError):
     """The gate itself cut the answer off; the text says why, in words for the client."""
 
 
+class RunnerDiedError(UpstreamError):
+    """An answer says that its runner died, and nothing of it has been relayed."""
+
+
 class UpstreamLoopError(UpstreamGoneError):
     """The upstream is this gate itself, directly or by way of others."""
 

@@ -16,7 +16,18 @@ from ollama_gate import log
 from ollama_gate.errors import GateError, UpstreamError, UpstreamSilentError
 from ollama_gate.scheduler import Machine, snapshot
 from ollama_gate.scheduler import events as ev
-from ollama_gate.scheduler.commands import Command, Evicted, Expired, Forward, Load, Refuse, Unload
+from ollama_gate.scheduler.commands import (
+    Broken,
+    Command,
+    Evicted,
+    Expired,
+    Forward,
+    Load,
+    Offloaded,
+    Refuse,
+    Unload,
+    Warn,
+)
 from ollama_gate.scheduler.types import (
     BinId,
     Launch,
@@ -87,12 +98,14 @@ class Grant:
 
     Attributes:
         num_ctx: the context that the request must name instead of its own, if any.
+        offload: the share of the model that is on the CPU, 0 to 1.
     """
 
     bin: BinId
     queued_s: float
     load_s: float
     num_ctx: int | None = None
+    offload: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +340,22 @@ class Gate:
         """Take in a reading of a bin's memory."""
         self._tell(ev.Measured(bin=bin_id, total_bytes=total_bytes, used_bytes=used_bytes))
 
+    def reading_lost(self, bin_id: BinId) -> None:
+        """No reading of a bin comes any more; the next one says that they do again."""
+        self._tell(ev.ReadingLost(bin=bin_id))
+
+    def runner_died(self, request_id: RequestId, *, oom: bool) -> None:
+        """The answer to a running request says that its runner is no more."""
+        _engine.warning("a runner died", id=request_id, out_of_memory=oom)
+        for upstream in self._upstreams_of(request_id):
+            self.nudge(upstream)
+        self._tell(ev.RunnerDied(id=request_id, oom=oom))
+
+    def _upstreams_of(self, request_id: RequestId) -> Iterator[str]:
+        running = self._machine.running.get(request_id)
+        if running is not None:
+            yield self._machine.books[running[1]].bin.upstream
+
     async def drain(self, grace_s: float) -> bool:
         """Refuse who waits, let running answers end; true if all ended within `grace_s`."""
         self._tell(ev.Closing())
@@ -407,6 +436,8 @@ class Gate:
             case Load():
                 self._note_load(command)
                 self._spawn(self._carry_out_load(command))
+            case Warn():
+                self._note_partial(command)
             case Unload():
                 self._note_unload(command)
                 self._spawn(self._carry_out_unload(command))
@@ -423,6 +454,7 @@ class Gate:
                     queued_s=command.queued_s,
                     load_s=command.load_s,
                     num_ctx=command.num_ctx,
+                    offload=command.offload,
                 )
             )
             request = ticket.request
@@ -467,6 +499,25 @@ class Gate:
             alone=command.alone,
             waited_s=command.waited_s,
         )
+        if command.missing_bytes:
+            _scheduler.warning(
+                "it will be on the CPU in part: there is not more",
+                model=command.name,
+                missing=log.size(command.missing_bytes),
+            )
+
+    def _note_partial(self, command: Warn) -> None:
+        there = command.there_bytes
+        self._decided(
+            _scheduler,
+            "offload",
+            model=command.name,
+            bin=command.bin,
+            on_cpu=round(command.share, 2),
+            wants=log.size(command.wanted_bytes),
+            there="unknown" if there is None else log.size(there),
+        )
+        _scheduler.warning("a part of a model is on the CPU; it is slow", model=command.name)
 
     def _note_unload(self, command: Unload) -> None:
         match command.reason:
@@ -487,6 +538,19 @@ class Gate:
                     idle_s=reason.idle_s,
                     keep_alive_s=reason.keep_alive_s,
                 )
+            case Offloaded() as reason:
+                self._decided(
+                    _scheduler,
+                    "unload partial",
+                    model=command.name,
+                    on_cpu=round(reason.share, 2),
+                    wants=log.size(reason.wanted_bytes),
+                    load_again=reason.again,
+                )
+            case Broken() as reason:
+                self._decided(_scheduler, "unload broken", model=command.name, sign=reason.sign)
+            case _:
+                assert_never(command.reason)
 
     def _decided(self, logger: log.Log, what: str, **fields: Any) -> None:
         now = asyncio.get_running_loop().time()
@@ -526,13 +590,22 @@ class Gate:
                 _engine.info("loaded", model=command.name, s=took_s, footprint=log.size(taken))
                 self._ours.add((command.bin, command.model))
             case ev.LoadFailed():
-                _engine.error("load failed", model=command.name, s=took_s, reason=outcome.text)
+                _engine.error(
+                    "load failed",
+                    model=command.name,
+                    s=took_s,
+                    reason=outcome.text,
+                    out_of_memory=outcome.oom,
+                )
             case ev.Interrupted():
                 _engine.warning("load interrupted", model=command.name, s=took_s)
                 self._upstream_lost(upstream, "it stopped answering during a load")
             case _:
                 assert_never(outcome)
         self._tell(ev.LoadEnded(bin=command.bin, model=command.model, outcome=outcome))
+        if isinstance(outcome, ev.LoadFailed) and outcome.oom:
+            # Ollama has evicted everything else: nothing goes on before it has been asked.
+            self.nudge(upstream)
 
     async def _carry_out_unload(self, command: Unload) -> None:
         upstream, engine = self._engine_of(command.bin)

@@ -296,6 +296,7 @@ class Registry:
             num_ctx=line.context_length,
             named_ctx=named_ctx,
             parallel=self.parallel(facts),
+            size_bytes=line.size_bytes,
         )
 
     async def _facts_of(self, line: footprint.Resident) -> Facts:

@@ -22,7 +22,7 @@ from ollama_gate.guard import Guard
 from ollama_gate.ollama import Ollama
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler import Machine
-from ollama_gate.scheduler.types import Bin, BinId, Policy, Upstream
+from ollama_gate.scheduler.types import Bin, BinId, Offload, Policy, Upstream
 
 RUNNERS_A_CARD: Final = 3
 """How many runners Ollama keeps for each card, or on the CPU, unless it is told otherwise."""
@@ -248,6 +248,7 @@ def _policy(config: Config) -> Policy:
         queue_max_size=config.queue.max_size,
         keep_alive_s=config.keep_alive_s,
         unread_recovery_s=UNREAD_RECOVERY_S,
+        offload=Offload(config.offload),
     )
 
 

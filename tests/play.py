@@ -9,7 +9,18 @@ from typing import Any
 
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler import events as ev
-from ollama_gate.scheduler.commands import Command, Evicted, Expired, Forward, Load, Refuse, Unload
+from ollama_gate.scheduler.commands import (
+    Broken,
+    Command,
+    Evicted,
+    Expired,
+    Forward,
+    Load,
+    Offloaded,
+    Refuse,
+    Unload,
+    Warn,
+)
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
@@ -55,7 +66,13 @@ def a_request(
     )
 
 
-def a_resident(model: str, *, bin: str = "u/0", size: float | None = None) -> ev.Resident:  # noqa: A002  # reads as the field it fills
+def a_resident(
+    model: str,
+    *,
+    bin: str = "u/0",  # noqa: A002  # reads as the field it fills
+    size: float | None = None,
+    whole: float | None = None,
+) -> ev.Resident:
     size = SIZES[model] if size is None else size
     return ev.Resident(
         bin=BinId(bin),
@@ -65,6 +82,7 @@ def a_resident(model: str, *, bin: str = "u/0", size: float | None = None) -> ev
         footprint_bytes=gib(size),
         reported_bytes=gib(size),
         num_ctx=4096,
+        size_bytes=None if whole is None else gib(whole),
     )
 
 
@@ -117,8 +135,10 @@ class Play:
         outcome = ev.Loaded(**told)
         return self.tell(at, ev.LoadEnded(bin=BinId(where), model=ModelKey(model), outcome=outcome))
 
-    def load_fails(self, at: float, model: str, text: str, *, status: int = 500) -> list[Command]:
-        outcome = ev.LoadFailed(status=status, text=text)
+    def load_fails(
+        self, at: float, model: str, text: str, *, status: int = 500, oom: bool = False
+    ) -> list[Command]:
+        outcome = ev.LoadFailed(status=status, text=text, oom=oom)
         return self.tell(at, ev.LoadEnded(bin=BinId("u/0"), model=ModelKey(model), outcome=outcome))
 
     def load_cut_short(self, at: float, model: str) -> list[Command]:
@@ -142,6 +162,12 @@ class Play:
     ) -> list[Command]:
         asked_at = at if asked is None else asked
         return self.tell(at, ev.Observed(upstream=upstream, residents=residents, asked_at=asked_at))
+
+    def reading_lost(self, at: float) -> list[Command]:
+        return self.tell(at, ev.ReadingLost(bin=BinId("u/0")))
+
+    def runner_died(self, at: float, request_id: str, *, oom: bool = False) -> list[Command]:
+        return self.tell(at, ev.RunnerDied(id=RequestId(request_id), oom=oom))
 
     def loses(self, at: float, upstream: str = "u") -> list[Command]:
         return self.tell(at, ev.UpstreamLost(upstream=upstream))
@@ -167,6 +193,7 @@ def load(
     name: str | None = None,
     launch: Launch | None = None,
     where: str = "u/0",
+    missing: float = 0.0,
 ) -> Load:
     return Load(
         bin=BinId(where),
@@ -178,6 +205,7 @@ def load(
         alone=alone,
         for_request=RequestId(request_id),
         waited_s=waited,
+        missing_bytes=gib(missing),
     )
 
 
@@ -203,8 +231,25 @@ def expire(model: str, *, idle: float, keep_alive: float) -> Unload:
     return Unload(bin=BinId("u/0"), model=ModelKey(model), name=model, reason=reason)
 
 
-def forward(request_id: str, queued: float = 0.0, where: str = "u/0") -> Forward:
-    return Forward(id=RequestId(request_id), bin=BinId(where), queued_s=queued)
+def let_go(model: str, reason: Offloaded | Broken) -> Unload:
+    return Unload(bin=BinId("u/0"), model=ModelKey(model), name=model, reason=reason)
+
+
+def warn(model: str, share: float, wanted: float, there: float | None) -> Warn:
+    return Warn(
+        bin=BinId("u/0"),
+        model=ModelKey(model),
+        name=model,
+        share=share,
+        wanted_bytes=gib(wanted),
+        there_bytes=None if there is None else gib(there),
+    )
+
+
+def forward(
+    request_id: str, queued: float = 0.0, where: str = "u/0", *, offload: float = 0.0
+) -> Forward:
+    return Forward(id=RequestId(request_id), bin=BinId(where), queued_s=queued, offload=offload)
 
 
 def refuse(request_id: str, reason: Refusal, **more: Any) -> Refuse:

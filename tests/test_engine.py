@@ -111,7 +111,10 @@ async def test_a_chat_model_is_loaded_for_ever_with_its_options(
     ended = await load(engine, registry, num_ctx=8192)
     (seen,) = await engine.residents()
     assert ended == Loaded(
-        footprint_bytes=seen.footprint_bytes, reported_bytes=seen.reported_bytes, num_ctx=8192
+        footprint_bytes=seen.footprint_bytes,
+        reported_bytes=seen.reported_bytes,
+        size_bytes=seen.size_bytes,
+        num_ctx=8192,
     )
     assert ollama.loaded() == [SMALL]
     (line,) = await upstream.residents()

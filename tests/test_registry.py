@@ -323,6 +323,7 @@ async def test_a_runner_is_seen_with_what_it_takes(
         num_ctx=8192,
         named_ctx=8192,
         parallel=1,
+        size_bytes=line["size"],
     )
 
 

@@ -13,8 +13,9 @@ from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Command, Load, Unload
 from ollama_gate.scheduler.eviction import choose
+from ollama_gate.scheduler.fitting import Shortfall, most, shortfall
 from ollama_gate.scheduler.line import Line
-from ollama_gate.scheduler.memory import Books, Runner, Shortfall, most, shortfall
+from ollama_gate.scheduler.memory import Books, Runner
 from ollama_gate.scheduler.serving import serves
 from ollama_gate.scheduler.types import (
     Bin,

@@ -7,21 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_gate.scheduler.eviction import choose
-from ollama_gate.scheduler.memory import (
-    GIB,
-    Books,
-    Runner,
-    Shortfall,
-    committed,
-    memory_is_back,
-    shortfall,
-)
+from ollama_gate.scheduler.fitting import Shortfall, shortfall
+from ollama_gate.scheduler.memory import GIB, Books, Runner, committed
+from ollama_gate.scheduler.readings import memory_is_back
 from ollama_gate.scheduler.serving import serves
 from ollama_gate.scheduler.types import Bin, BinId, Launch, ModelKey, Need, RunnerState
 from tests.play import a_request, gib
 
 CARD = Bin(id=BinId("u/0"), upstream="u")
 BUDGET = Bin(id=BinId("u/0"), upstream="u", capacity_bytes=24 * GIB)
+ALL = replace(BUDGET, reserve_bytes=0)
 NOISE = 16 * 2**20
 
 
@@ -74,6 +69,7 @@ def test_a_reading_is_planned_with_less_the_reserve() -> None:
 def test_a_budget_is_planned_with_to_the_last_byte() -> None:
     assert Books(BUDGET).capacity_bytes == 24 * GIB
     assert read(0, bin_=BUDGET, total=80).capacity_bytes == 24 * GIB
+    assert read(0, bin_=BUDGET, total=20).capacity_bytes == 19 * GIB
 
 
 def test_without_a_reading_or_a_budget_nobody_knows() -> None:
@@ -89,7 +85,28 @@ def test_without_a_reading_or_a_budget_nobody_knows() -> None:
 
 
 def test_what_is_free_may_be_less_than_nothing() -> None:
-    assert read(24, bin_=BUDGET).free_bytes([a_runner(size=4)]) == -4 * GIB
+    assert read(24, bin_=ALL).free_bytes([a_runner(size=4)]) == -4 * GIB
+
+
+def test_a_budget_caps_what_is_read_and_is_no_promise_that_others_keep_off() -> None:
+    small = replace(ALL, capacity_bytes=12 * GIB)
+    assert read(10, bin_=small).free_bytes([]) == 12 * GIB
+    assert read(10, bin_=small).free_bytes([a_runner(size=4)]) == 8 * GIB
+    assert read(20, bin_=small).free_bytes([]) == 4 * GIB
+
+
+def test_when_readings_stop_the_last_is_believed_and_nothing_is_seen_to_come_back() -> None:
+    books = read(10)
+    books.lose()
+    assert not books.live
+    assert books.foreign_bytes == 10 * GIB
+    assert books.card_free_bytes([a_runner(size=4)]) == 10 * GIB
+    books.cover([])
+    books.measure(24 * GIB, 3 * GIB, [])
+    assert books.used_bytes == 3 * GIB
+    assert books.foreign_bytes == 10 * GIB
+    books.measure(24 * GIB, 3 * GIB, [])
+    assert books.foreign_bytes == 3 * GIB
 
 
 # -------------------------------------------------------------------- others
@@ -184,8 +201,8 @@ def test_the_last_byte_may_be_used_and_no_more() -> None:
 
 
 def test_others_take_from_what_is_free() -> None:
-    assert lacking(14, read(10, a_runner(size=4), bin_=BUDGET), a_runner(size=4)) == "None"
-    assert lacking(15, read(10, a_runner(size=4), bin_=BUDGET), a_runner(size=4)) == "1.0GiB"
+    assert lacking(14, read(10, a_runner(size=4), bin_=ALL), a_runner(size=4)) == "None"
+    assert lacking(15, read(10, a_runner(size=4), bin_=ALL), a_runner(size=4)) == "1.0GiB"
 
 
 def test_in_the_unknown_nothing_is_loaded_beside_another() -> None:

@@ -71,7 +71,7 @@ def test_a_class_goes_before_age_and_age_before_the_order_of_models() -> None:
     play.arrives(4, "high", "huge", priority=HIGH)
     play.arrives(5, "normal", "b")
     assert play.leaves(6, "a1") == [evict("a", "huge", "32.0GiB")]
-    assert play.unloaded(7, "a") == [load("huge", "high", waited=3)]
+    assert play.unloaded(7, "a") == [load("huge", "high", waited=3, missing=16)]
     play.loaded(9, "huge")
     assert play.leaves(10, "high") == [evict("huge", "b", "32.0GiB")]
     assert play.unloaded(11, "huge") == [load("b", "normal", waited=6)]
@@ -169,7 +169,7 @@ def test_a_model_that_somebody_waits_for_is_nobodys_victim() -> None:
 
 def test_a_model_too_big_for_its_bin_loads_alone() -> None:
     play = Play()
-    assert play.arrives(0, "1", "huge") == [load("huge", "1")]
+    assert play.arrives(0, "1", "huge") == [load("huge", "1", missing=16)]
     play.loaded(9, "huge")
     play.leaves(10, "1")
     assert play.arrives(11, "2", "c") == [evict("huge", "c", "20.0GiB", idle=1)]
@@ -379,22 +379,22 @@ def test_memory_of_an_unloaded_model_is_awaited_until_it_is_seen_back() -> None:
 
 def test_memory_that_does_not_come_back_is_booked_as_somebody_elses_after_five_seconds() -> None:
     play = with_readings()
-    play.arrives(4, "c1", "c", size=10)
+    play.arrives(4, "c1", "c", size=5, predicted=6)
     play.unloaded(5, "a")
     assert play.wakes_at() == 10
     assert play.reads(9, 17) == []
-    assert play.ticks(10) == [load("c", "c1", size=10, free=free(17), waited=6)]
+    assert play.ticks(10) == [load("c", "c1", size=5, free=free(17), waited=6)]
     assert play.machine.books[a_resident("a").bin].foreign_bytes == gib(17)
 
 
 def test_what_did_not_come_back_is_not_planned_with_even_before_the_next_reading() -> None:
     play = with_readings()
-    play.arrives(4, "b1", "b")
+    play.arrives(4, "b1", "b", size=7)
     play.unloaded(5, "a")
     play.reads(6, 15)
-    assert play.ticks(10) == [load("b", "b1", free=free(15), waited=6)]
+    assert play.ticks(10) == [load("b", "b1", size=7, free=free(15), waited=6)]
     play.loaded(12, "b")
-    # 15 GiB of others and 16 of `b`: there is no room for anything.
+    # 15 GiB of others and 7 of `b`: there is no room for anything.
     assert play.arrives(13, "c1", "c") == []
 
 
@@ -408,7 +408,7 @@ def test_on_a_card_that_nobody_reads_memory_is_given_time_to_come_back() -> None
     assert play.wakes_at() == 6.5
     # A first reading says nothing of what there was before.
     assert play.reads(6, used=0.0) == []
-    assert play.ticks(6.5) == [load("b", "b1", waited=2.5)]
+    assert play.ticks(6.5) == [load("b", "b1", free=free(0), waited=2.5)]
 
 
 def test_a_model_may_come_back_before_its_memory_did_where_there_is_room_for_both() -> None:
@@ -423,7 +423,7 @@ def test_a_model_may_come_back_before_its_memory_did_where_there_is_room_for_bot
     play.loaded(6, "d")
     assert play.arrives(7, "c2", "c") == []
     assert play.leaves(8, "d1") == [evict("d", "c", "max_loaded=1")]
-    assert play.unloaded(9, "d") == [load("c", "c2", free=18.0, alone=False, waited=2)]
+    assert play.unloaded(9, "d") == [load("c", "c2", free=free(6), alone=False, waited=2)]
 
 
 def test_main_memory_is_back_with_the_process() -> None:
@@ -462,7 +462,7 @@ def two_leave() -> Play:
         play.loaded(at + 0.5, model)
         play.leaves(at + 0.5, model)
         play.reads(at + 0.7, 1 + 4 * at)
-    play.arrives(4, "big", "b", size=22)
+    play.arrives(4, "big", "b", size=21.5)
     play.unloaded(5, "c")
     play.unloaded(5, "d")
     return play
@@ -472,11 +472,11 @@ def test_the_memory_of_one_is_not_taken_for_that_of_another() -> None:
     play = two_leave()
     assert play.reads(6, 5) == []
     assert play.reads(7, 5) == []
-    assert play.reads(8, 1) == [load("b", "big", size=22, free=free(1), waited=4)]
+    assert play.reads(8, 1) == [load("b", "big", size=21.5, free=free(1), waited=4)]
 
 
 def test_what_is_left_of_two_is_awaited_for_as_long_as_the_last_to_go() -> None:
-    play = Play(capacity=None, max_loaded=6)
+    play = Play(capacity=None, max_loaded=6, tau_s=(1, 2, 300))
     play.reads(0, 1)
     for at, model in enumerate(["c", "d"], 1):
         play.arrives(at, model, model)
@@ -489,7 +489,9 @@ def test_what_is_left_of_two_is_awaited_for_as_long_as_the_last_to_go() -> None:
     # One of the two is back; it may be either.
     assert play.reads(8, 5) == []
     assert play.wakes_at() == 12
-    assert play.ticks(12) == [load("b", "big", size=22, free=free(5), waited=8)]
+    assert play.ticks(12) == [
+        load("b", "big", size=22, free=free(5), waited=8, missing=22 - free(5))
+    ]
 
 
 def test_what_is_being_loaded_does_not_hide_what_is_still_leaving() -> None:
@@ -621,7 +623,7 @@ def test_what_is_adopted_is_not_counted_twice() -> None:
     play = Play(heard=False)
     play.reads(0, used=9.0)
     assert play.sees(1, a_resident("c"), a_resident("d")) == []
-    assert play.arrives(2, "e1", "e") == [load("e", "e1", free=15.0, alone=False)]
+    assert play.arrives(2, "e1", "e") == [load("e", "e1", free=free(9), alone=False)]
 
 
 def test_of_an_adopted_model_it_is_assumed_that_the_card_was_as_it_is() -> None:

@@ -17,7 +17,7 @@ from functools import partial
 
 from ollama_gate.scheduler import Machine, snapshot
 from ollama_gate.scheduler import events as ev
-from ollama_gate.scheduler.commands import Command, Forward, Load, Refuse, Unload
+from ollama_gate.scheduler.commands import Command, Forward, Load, Refuse, Unload, Warn
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
@@ -642,6 +642,8 @@ class World:
                     self._forward(command)
                 case Refuse():
                     self._refuse(command)
+                case Warn():
+                    pass
         self._serves_whom_it_was_loaded_for()
         self._nobody_waits_for_a_free_slot()
         self._the_eldest_waits_for_a_cause()

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, assert_never
 
 from aiohttp import web
 
-from ollama_gate import names, wire
+from ollama_gate import mishaps, names, wire
 from ollama_gate.app import relaying
 from ollama_gate.app.answers import answer_of
 from ollama_gate.app.passing import NOT_SENT_WITH_BODY, Passage
@@ -23,6 +23,7 @@ from ollama_gate.errors import (
     BodyTooLargeError,
     GateError,
     RanTooLongError,
+    RunnerDiedError,
     UpstreamError,
     UpstreamGoneError,
     UpstreamLoopError,
@@ -38,6 +39,15 @@ from ollama_gate.scheduler.types import Refusal, Request, RequestId
 
 READ_AT_ONCE_BYTES: Final = 128 * 2**10
 """A body up to this size is understood within a few milliseconds, whatever it holds."""
+
+SUSPECT: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR})
+"""The statuses under which Ollama says that a runner died."""
+
+PEEK_BYTES: Final = 64 * 2**10
+"""So much of an error is read before any of it is relayed."""
+
+ERROR_LINE: Final = b'{"error":'
+"""How the last line of an NDJSON stream begins that ends in an error."""
 
 _STATUSES: Final[Sequence[tuple[type[GateError], int]]] = (
     (BadRequestError, HTTPStatus.BAD_REQUEST),
@@ -181,6 +191,8 @@ class Admission:
                 return await self._relay(request, outgoing, scheduled, grant)
         except UpstreamGoneError:
             self._gate.lost(self._config.upstream.name)
+        except RunnerDiedError:
+            pass
         # The client has seen nothing of an answer yet, so it may be asked for once more.
         again = replace(scheduled, accepted=True)
         async with self._gate.slot(again) as grant:
@@ -200,12 +212,37 @@ class Admission:
         else:
             answer = await sent
         try:
-            added = _own_headers(request, scheduled.id, grant.queued_s, grant.load_s)
-            return await relaying.copy(request, answer, added, mends=True)
+            begun = await self._unless_runner_died(answer, scheduled)
+            added = _own_headers(request, scheduled.id, grant.queued_s, grant.load_s, grant.offload)
+            ended = functools.partial(self._ended, scheduled)
+            return await relaying.copy(request, answer, added, begun=begun, mends=True, ended=ended)
         finally:
             if cut is not None:
                 cut.cancel()
             answer.close()
+
+    async def _unless_runner_died(self, answer: Answer, scheduled: Request) -> bytes:
+        """As much of an error as had to be read to see what it says.
+
+        Raises:
+            RunnerDiedError: that its runner is no more, and the request has been sent once only.
+        """
+        if answer.status not in SUSPECT:
+            return b""
+        begun = await relaying.peek(answer, PEEK_BYTES)
+        died = mishaps.told_by(answer.status, begun)
+        if died is not None:
+            self._gate.runner_died(scheduled.id, oom=died is mishaps.Mishap.OUT_OF_MEMORY)
+            if not scheduled.accepted:
+                raise RunnerDiedError("its runner died before anything was answered")
+        return begun
+
+    def _ended(self, scheduled: Request, line: bytes) -> None:
+        """Look at a stream's last line: it cannot be had again, but others may be spared."""
+        if line.startswith(ERROR_LINE):
+            died = mishaps.told_by(HTTPStatus.INTERNAL_SERVER_ERROR, line)
+            if died is not None:
+                self._gate.runner_died(scheduled.id, oom=died is mishaps.Mishap.OUT_OF_MEMORY)
 
     async def _within_limit(self, sent: Awaitable[Answer]) -> tuple[Answer, asyncio.TimerHandle]:
         """An answer, and what will cut it off when it has run for too long."""
@@ -226,6 +263,8 @@ class Admission:
         text = refusal.text
         if refusal.reason is Refusal.UPSTREAM_AWAY:
             text = f"{self._config.upstream.url} does not answer"
+        if refusal.wanted_bytes is not None:
+            text = wire.never_fits_text(refusal.wanted_bytes, refusal.there_bytes)
         return wire.refusal(
             endpoint.dialect,
             refusal.reason,
@@ -246,15 +285,16 @@ class Admission:
 
 
 def _own_headers(
-    request: Caller, gate_id: RequestId, queued_s: float, load_s: float
+    request: Caller, gate_id: RequestId, queued_s: float, load_s: float, offload: float = 0.0
 ) -> Sequence[tuple[str, str]]:
     """What the gate adds to the answer of a request that it has scheduled."""
     timing = f"queue;dur={(queued_s - load_s) * 1000:.1f}, load;dur={load_s * 1000:.1f}"
-    return (
+    headers = (
         ("X-Request-Id", request.headers.get("X-Request-Id", gate_id)),
         ("X-Gate-Id", gate_id),
         ("Server-Timing", timing),
     )
+    return (*headers, ("X-Gate-Offload", f"{offload:.2f}")) if offload else headers
 
 
 async def _understand(

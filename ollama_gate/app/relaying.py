@@ -5,8 +5,9 @@ memory.
 """
 
 import asyncio
+import contextlib
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 from aiohttp import web
@@ -32,7 +33,9 @@ _api = log.get(log.Component.API)
 class Relayed(Untyped):
     """An upstream's answer, less what ends at its connection, and with what the gate adds."""
 
-    def __init__(self, answer: Answer, added: Iterable[tuple[str, str]]) -> None:
+    def __init__(
+        self, answer: Answer, added: Iterable[tuple[str, str]], *, begun: bool = False
+    ) -> None:
         headers = CIMultiDict(
             [
                 (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
@@ -49,7 +52,7 @@ class Relayed(Untyped):
             # Behind a body that the upstream did not read no other request can be told.
             self.force_close()
         # Head and first bytes leave together where both are there already.
-        self._send_headers_immediately = not (answer.complete or answer.waiting)
+        self._send_headers_immediately = not (begun or answer.complete or answer.waiting)
 
 
 async def copy(
@@ -57,7 +60,9 @@ async def copy(
     answer: Answer,
     added: Iterable[tuple[str, str]] = (),
     *,
+    begun: bytes = b"",
     mends: bool = False,
+    ended: Callable[[bytes], None] | None = None,
 ) -> web.StreamResponse:
     """Relay an answer to its end.
 
@@ -65,17 +70,22 @@ async def copy(
         request: whose answer it is.
         answer: read by this and by nobody else.
         added: headers of the gate's own; what the upstream sent goes before them.
+        begun: what has been read of its body already.
+        ended: told the last line that came, as far as it came in one piece, when all is sent.
         mends: end an NDJSON stream that broke off between two lines as Ollama ends one whose
             runner died, with a line that says so. Any other is left broken: were it ended, it
             would look whole.
     """
-    response = Relayed(answer, added)
+    response = Relayed(answer, added, begun=bool(begun))
     last = b"\n"
     try:
         await response.prepare(request)
-        while chunk := answer.ready() or await answer.read():
+        while chunk := begun or answer.ready() or await answer.read():
+            begun = b""
             await response.write(chunk)
             last = chunk
+        if ended is not None:
+            ended(last.rstrip(b"\n").rpartition(b"\n")[2])
         await response.write_eof()
     except UpstreamBrokenError as error:
         _api.warning("answer broke off", path=request.path, reason=str(error))
@@ -91,6 +101,16 @@ async def copy(
         # The client left while it was being written to; its cancellation is on its way.
         pass
     return response
+
+
+async def peek(answer: Answer, limit_bytes: int) -> bytes:
+    """The body of an answer up to a limit, or a little more; what breaks off ends there."""
+    begun = bytearray()
+    with contextlib.suppress(UpstreamBrokenError):
+        # Whoever reads on is told of a break again.
+        while len(begun) < limit_bytes and (chunk := answer.ready() or await answer.read()):
+            begun += chunk
+    return bytes(begun)
 
 
 def abort(request: Caller) -> None:

@@ -18,6 +18,28 @@ class Evicted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offloaded:
+    """Only a part of it is on the card, and that is not how it is to serve.
+
+    Attributes:
+        share: on the CPU, 0 to 1.
+        wanted_bytes: what all of it would take.
+        again: whether it is loaded again for those who wait for it.
+    """
+
+    share: float
+    wanted_bytes: int
+    again: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """Its process is no more, whatever Ollama lists; `sign` is what told."""
+
+    sign: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Expired:
     """It idled for as long as its `keep_alive` allowed."""
 
@@ -34,6 +56,7 @@ class Load:
         footprint_bytes: what was booked for it.
         free_bytes: what the bin had free; `None` where nobody knows.
         alone: whether the bin holds nothing else.
+        missing_bytes: what is not there and will be lacking on the card, 0 where it should fit.
         for_request: whose turn it is.
         waited_s: how long that one has waited.
     """
@@ -47,6 +70,7 @@ class Load:
     alone: bool
     for_request: RequestId
     waited_s: float
+    missing_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +80,25 @@ class Unload:
     bin: BinId
     model: ModelKey
     name: str
-    reason: Evicted | Expired
+    reason: Evicted | Expired | Offloaded | Broken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warn:
+    """Tell the operator that a model serves although a part of it is on the CPU.
+
+    Attributes:
+        share: on the CPU, 0 to 1.
+        wanted_bytes: what all of it would take.
+        there_bytes: what an empty bin has for it; `None` where nobody knows.
+    """
+
+    bin: BinId
+    model: ModelKey
+    name: str
+    share: float
+    wanted_bytes: int
+    there_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +109,7 @@ class Forward:
         queued_s: how long it has waited.
         num_ctx: the context that it is to name instead of its own; `None` leaves what it says.
         load_s: for how much of that its model was being loaded; no part of what is decided.
+        offload: the share of the model that is on the CPU, 0 to 1.
     """
 
     id: RequestId
@@ -74,6 +117,7 @@ class Forward:
     queued_s: float
     num_ctx: int | None = None
     load_s: float = field(default=0.0, compare=False)
+    offload: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +127,8 @@ class Refuse:
     Attributes:
         status: the upstream's own status, for `LOAD_FAILED`.
         text: the upstream's own words, for `LOAD_FAILED`.
+        wanted_bytes: what it would take, for `NEVER_FITS`.
+        there_bytes: what there is for it, for `NEVER_FITS`; `None` where nobody knows.
     """
 
     id: RequestId
@@ -90,6 +136,8 @@ class Refuse:
     retry_after_s: float | None = None
     status: int | None = None
     text: str | None = None
+    wanted_bytes: int | None = None
+    there_bytes: int | None = None
 
 
-Command = Load | Unload | Forward | Refuse
+Command = Load | Unload | Forward | Refuse | Warn

@@ -44,20 +44,27 @@ class Loaded:
         footprint_bytes: what the runner really takes, as far as Ollama tells; `None` keeps what
             was booked for it.
         reported_bytes: what Ollama's own books say of it (`size_vram`); its 80 % test uses that.
+        size_bytes: what they say of all of it (`size`): the rest is on the CPU.
         num_ctx: the context in effect for one slot.
     """
 
     footprint_bytes: int | None = None
     reported_bytes: int | None = None
+    size_bytes: int | None = None
     num_ctx: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadFailed:
-    """How a load ended badly: an error's status, 400 to 599, and Ollama's own words."""
+    """How a load ended badly: an error's status, 400 to 599, and Ollama's own words.
+
+    Attributes:
+        oom: memory ran out. Ollama has evicted everything else then, and tried once more itself.
+    """
 
     status: int
     text: str
+    oom: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +100,32 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingLost:
+    """No reading of a bin comes any more; `Measured` says that they do again."""
+
+    bin: BinId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerDied:
+    """The answer to a request that has a slot says that its runner is no more.
+
+    Attributes:
+        id: the request; it still has to leave.
+        oom: memory ran out; Ollama then lets go of every model as soon as it is idle.
+    """
+
+    id: RequestId
+    oom: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
     """One line of `GET /api/ps`, in the scheduler's terms.
 
     Attributes:
         named_ctx: the `num_ctx` by which one asks for just this runner; `None` if by `num_ctx`.
+        size_bytes: all of it, on the card or not; `None` where nothing is said of that.
     """
 
     bin: BinId
@@ -109,6 +137,7 @@ class Resident:
     num_ctx: int | None
     named_ctx: int | None = None
     parallel: int = 1
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +178,8 @@ Event = (
     | LoadEnded
     | UnloadEnded
     | Measured
+    | ReadingLost
+    | RunnerDied
     | Observed
     | UpstreamLost
     | Ticked

@@ -6,7 +6,8 @@ would still be lacking without them.
 
 from collections.abc import Callable, Collection, Sequence
 
-from ollama_gate.scheduler.memory import Runner, Shortfall
+from ollama_gate.scheduler.fitting import Shortfall
+from ollama_gate.scheduler.memory import Runner
 
 Lacking = Callable[[Collection[Runner]], Shortfall | None]
 """What would still be missing with these runners gone; `None` when nothing is."""

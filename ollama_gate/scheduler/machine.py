@@ -14,46 +14,38 @@ that is about to be drained.
 import math
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from typing import assert_never
 
 from ollama_gate.scheduler import events as ev
-from ollama_gate.scheduler.commands import Command, Evicted, Expired, Forward, Load, Refuse, Unload
-from ollama_gate.scheduler.memory import (
-    Books,
-    Runner,
-    memory_is_back,
+from ollama_gate.scheduler.commands import (
+    Command,
+    Evicted,
+    Expired,
+    Forward,
+    Load,
 )
+from ollama_gate.scheduler.fitting import missing_alone
+from ollama_gate.scheduler.memory import Books, Runner
+from ollama_gate.scheduler.mending import Mending
 from ollama_gate.scheduler.planning import lacking, plan_all
-from ollama_gate.scheduler.serving import context_to_name, launches, take_for_another
-from ollama_gate.scheduler.state import Held, Plan, State
+from ollama_gate.scheduler.serving import context_to_name
+from ollama_gate.scheduler.state import Held, Plan
 from ollama_gate.scheduler.types import (
     Bin,
-    BinId,
-    ModelKey,
     Policy,
     Refusal,
     Request,
-    RequestId,
     RunnerState,
     Upstream,
 )
 
-LOAD_TRIES = 3
-"""How often a load may be cut short by an upstream that stops answering."""
 
-RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 120.0
-
-
-class Machine(State):
+class Machine(Mending):
     """The scheduler. `handle` every event in the order of its time, do what it commands."""
 
     def __init__(
         self, *, upstreams: Sequence[Upstream], bins: Sequence[Bin], policy: Policy, now: float
     ) -> None:
         super().__init__(upstreams=upstreams, bins=bins, policy=policy, now=now)
-        self._gone_at: dict[tuple[BinId, ModelKey], float] = {}
-        self._interrupted: dict[ModelKey, int] = {}
-        self._commands: list[Command] = []
         self._wakeup: float | None = None
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
@@ -83,10 +75,15 @@ class Machine(State):
         match event:
             case ev.Arrived():
                 for runner in self.by_name(self.homes_of(event.request)):
+                    if runner.offload:
+                        # Whether it is to serve like that is for a settlement to say.
+                        return False
                     if event.request.id in self.line and len(runner.running) < runner.parallel:
                         self._forward(event.request, runner)
                         return True
             case ev.Left():
+                self._discard()
+                self._relieve()
                 self._expire()
                 return not self._commands
             case _:
@@ -97,237 +94,6 @@ class Machine(State):
         """When to send `Ticked` if nothing else happens; always in the future, or never."""
         return self._wakeup
 
-    # ---------------------------------------------------------------- book the fact
-
-    # One line an event: a table of handlers would be shorter and lose `assert_never`.
-    def _book(self, event: ev.Event) -> None:  # noqa: C901
-        match event:
-            case ev.Arrived():
-                self._arrived(event.request)
-            case ev.Left():
-                self._left(event.id)
-            case ev.Cancelled():
-                self._cancelled(event.id)
-            case ev.Released():
-                self._released(event.model)
-            case ev.LoadEnded():
-                self._load_ended(event)
-            case ev.UnloadEnded():
-                self._unload_ended(event)
-            case ev.Measured():
-                self._measured(event)
-            case ev.Observed():
-                self._observed(event)
-            case ev.UpstreamLost():
-                self.away_since.setdefault(event.upstream, self.now)
-            case ev.Closing():
-                self._close()
-            case ev.Ticked():
-                pass
-            case _:
-                assert_never(event)
-
-    def _arrived(self, request: Request) -> None:
-        assert request.needs.keys() <= self.books.keys(), f"unknown bin in {request.needs}"
-        assert request.needs, f"{request.id} fits no bin at all"
-        assert request.id not in self.running, f"{request.id} runs already"
-        if self.closing:
-            self._refuse(request.id, Refusal.SHUTTING_DOWN)
-        elif self._no_place_for(request):
-            self._refuse(request.id, Refusal.QUEUE_FULL, retry_after_s=self._retry_after_s())
-        else:
-            self.line.join(request)
-
-    def _no_place_for(self, request: Request) -> bool:
-        full = len(self.line) >= self.policy.queue_max_size
-        return full and not request.accepted and not self._slot_at_once(request)
-
-    def _slot_at_once(self, request: Request) -> bool:
-        return any(
-            len(runner.running) < runner.parallel and not self.is_draining(runner)
-            for runner in self.homes_of(request)
-        )
-
-    def _retry_after_s(self) -> float:
-        # The eldest has waited so long for its turn; whoever comes now waits about as long.
-        eldest = self.line.eldest_arrived_at()
-        waited_s = 0.0 if eldest is None else self.now - eldest
-        return min(max(waited_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
-
-    def _left(self, request_id: RequestId) -> None:
-        if request_id in self.line:
-            self.line.leave(request_id)
-        elif request_id in self.running:
-            request, bin_id = self.running.pop(request_id)
-            runner = self.runners.get((bin_id, request.model))
-            # Its runner may be gone since, and even another one stand in its place.
-            if runner is not None and runner.running.pop(request_id, None) is not None:
-                runner.idle_since = self.now
-
-    def _cancelled(self, request_id: RequestId) -> None:
-        if request_id in self.line:
-            self.line.leave(request_id)
-            self._refuse(request_id, Refusal.CANCELLED)
-
-    def _released(self, model: ModelKey) -> None:
-        for runner in self.runners.values():
-            if runner.model == model:
-                runner.keep_alive_s = 0.0
-
-    def _load_ended(self, event: ev.LoadEnded) -> None:
-        runner = self.runners[event.bin, event.model]
-        assert runner.state is RunnerState.LOADING, f"{runner.name} was not loading"
-        match event.outcome:
-            case ev.Loaded() as loaded:
-                self._became_resident(runner, loaded)
-            case ev.LoadFailed() as failed:
-                assert failed.status in ev.ERROR_STATUSES, f"a failure's status is {failed.status}"
-                self._refuse_everybody_for(runner, failed)
-                self._gone(runner)
-            case ev.Interrupted():
-                self._load_interrupted(runner)
-            case _:
-                assert_never(event.outcome)
-
-    def _became_resident(self, runner: Runner, loaded: ev.Loaded) -> None:
-        self._interrupted.pop(runner.model, None)
-        runner.take(loaded.footprint_bytes, loaded.reported_bytes)
-        if loaded.num_ctx is not None:
-            runner.take_context(loaded.num_ctx)
-        if runner.launch.num_ctx is None and runner.num_ctx is not None:
-            self.automatic_ctx[runner.bin.id, runner.model] = runner.num_ctx
-        runner.load_s = self.load_seconds[runner.model] = self.now - runner.since
-        runner.enter(RunnerState.RESIDENT, self.now)
-        runner.ready_at = runner.idle_since = self.now
-
-    def _load_interrupted(self, runner: Runner) -> None:
-        # Whoever waits for it waits on: Ollama may come back. Not for ever, though: the load
-        # itself may be what brings Ollama down.
-        count = self._interrupted.get(runner.model, 0) + 1
-        self._interrupted[runner.model] = count
-        if count >= LOAD_TRIES:
-            del self._interrupted[runner.model]
-            text = f"the upstream stopped answering while it loaded {runner.name}, {count} times"
-            self._refuse_everybody_for(runner, ev.LoadFailed(status=500, text=text))
-        self._gone(runner)
-
-    def _refuse_everybody_for(self, runner: Runner, failed: ev.LoadFailed) -> None:
-        # What failed for one would fail for the others, each time at the cost of an eviction.
-        rows = self.line.rows(runner.model)
-        alike = [r for row in rows if runner.launch in launches(row[0]) for r in row]
-        for request in self.line.as_joined(alike):
-            self.line.leave(request.id)
-            self._refuse(request.id, Refusal.LOAD_FAILED, status=failed.status, text=failed.text)
-
-    def _unload_ended(self, event: ev.UnloadEnded) -> None:
-        runner = self.runners[event.bin, event.model]
-        assert runner.state is RunnerState.UNLOADING, f"{runner.name} was not unloading"
-        if event.gone:
-            self._gone(runner)
-        else:
-            runner.enter(RunnerState.RESIDENT, self.now)
-
-    def _gone(self, runner: Runner) -> None:
-        """Ollama does not hold it any more; its memory still counts until it is seen back."""
-        books = self.books[runner.bin.id]
-        self._gone_at[runner.bin.id, runner.model] = self.now
-        runner.enter(RunnerState.LEAVING, self.now)
-        runner.used_before_bytes, runner.last_used_bytes = books.used_bytes, None
-        if not runner.footprint_bytes or self.now >= self._awaited_until(runner):
-            del self.runners[runner.bin.id, runner.model]
-
-    def _measured(self, event: ev.Measured) -> None:
-        books, here = self.books[event.bin], self.in_bin(event.bin)
-        books.measure(event.total_bytes, event.used_bytes, here)
-        for runner in here:
-            if runner.state is RunnerState.LEAVING and runner.used_before_bytes is not None:
-                # Those just seen back explain nothing any more.
-                others = [other for other in self.in_bin(event.bin) if other is not runner]
-                if memory_is_back(runner, books, others):
-                    del self.runners[runner.bin.id, runner.model]
-                    # Nobody can tell whose memory came back; the rest is awaited from here,
-                    # and for as long as that of the last to go.
-                    for other in others:
-                        other.used_before_bytes = event.used_bytes
-                        if other.state is RunnerState.LEAVING:
-                            other.since = max(other.since, runner.since)
-                runner.last_used_bytes = event.used_bytes
-
-    def _observed(self, event: ev.Observed) -> None:
-        self.away_since.pop(event.upstream, None)
-        listed = {(resident.bin, resident.model): resident for resident in event.residents}
-        for key, runner in list(self.runners.items()):
-            if runner.bin.upstream == event.upstream and runner.since < event.asked_at:
-                self._compare(runner, listed.get(key))
-        for key, resident in listed.items():
-            if key not in self.runners and self._gone_at.get(key, -math.inf) < event.asked_at:
-                self._adopt(resident)
-
-    def _compare(self, runner: Runner, resident: ev.Resident | None) -> None:
-        match runner.state, resident:
-            case RunnerState.RESIDENT, None:
-                self._gone(runner)
-            case RunnerState.RESIDENT, ev.Resident():
-                if take_for_another(runner, resident):
-                    runner.launch, runner.num_ctx = resident.launch, resident.num_ctx
-                    runner.named_ctx = resident.named_ctx
-                elif resident.num_ctx is not None:
-                    runner.take_context(resident.num_ctx)
-                runner.take(resident.footprint_bytes, resident.reported_bytes)
-            case RunnerState.LEAVING, ev.Resident():
-                # Somebody loaded it again behind the gate's back.
-                del self.runners[runner.bin.id, runner.model]
-            case _:
-                # Loads and unloads have an end of their own.
-                pass
-
-    def _adopt(self, resident: ev.Resident) -> None:
-        books = self.books[resident.bin]
-        free = books.card_free_bytes(self.in_bin(resident.bin)) if books.live else None
-        self.runners[resident.bin, resident.model] = runner = Runner(
-            bin=books.bin,
-            model=resident.model,
-            name=resident.name,
-            launch=resident.launch,
-            num_ctx=resident.num_ctx,
-            named_ctx=resident.named_ctx,
-            footprint_bytes=0,
-            reported_bytes=0,
-            # Nobody knows; as much as if the card's other users had not changed since.
-            free_at_load_bytes=None if free is None else free + resident.reported_bytes,
-            parallel=resident.parallel,
-            keep_alive_s=self.policy.keep_alive_s,
-            state=RunnerState.RESIDENT,
-            since=self.now,
-            load_s=self.load_guess_s(resident.model, resident.footprint_bytes),
-            began_at=self.now,
-            ready_at=self.now,
-            idle_since=self.now,
-        )
-        runner.take(resident.footprint_bytes, resident.reported_bytes)
-        books.adopt(runner, self.in_bin(resident.bin))
-
-    def _close(self) -> None:
-        self.closing = True
-        for request in self.line:
-            self.line.leave(request.id)
-            self._refuse(request.id, Refusal.SHUTTING_DOWN)
-
-    def _refuse(
-        self,
-        request_id: RequestId,
-        reason: Refusal,
-        *,
-        retry_after_s: float | None = None,
-        status: int | None = None,
-        text: str | None = None,
-    ) -> None:
-        self._commands.append(
-            Refuse(
-                id=request_id, reason=reason, retry_after_s=retry_after_s, status=status, text=text
-            )
-        )
-
     # ---------------------------------------------------------------- settle the state
 
     def _settle(self) -> None:
@@ -335,13 +101,18 @@ class Machine(State):
         self._refuse_after_outage()
         for books in self.books.values():
             books.cover(self.in_bin(books.bin.id))
+            books.watch(self.now)
         settled = -1
         while settled != len(self._commands):
             # Whoever got a slot no longer wants a runner, which may make it somebody's victim;
             # what is asked to go may be what another bin's plan lacked.
             settled = len(self._commands)
+            self._judge_partial()
+            self._refuse_what_never_fits()
             plan_all(self)
             self._carry_out()
+            self._discard()
+            self._relieve()
             self._expire()
 
     def _carry_out(self) -> None:
@@ -349,12 +120,12 @@ class Machine(State):
             if isinstance(plan, Plan):
                 self._make_room(plan, self.books[bin_id])
         for runner in self.by_name(self.runners.values()):
-            if runner.resident and not self.is_draining(runner) and self.is_open(runner.bin):
+            if runner.usable and not self.is_draining(runner) and self.is_open(runner.bin):
                 self._fill(runner)
 
     def _expire(self) -> None:
         for runner in self.by_name(self.runners.values()):
-            if self._may_expire(runner) and self.now >= runner.expires_at:
+            if self._may_go(runner) and self.now >= runner.expires_at:
                 idle_s = self.now - runner.idle_since
                 self._unload(runner, Expired(idle_s=idle_s, keep_alive_s=runner.keep_alive_s))
 
@@ -362,18 +133,6 @@ class Machine(State):
         for runner in list(self.runners.values()):
             if runner.state is RunnerState.LEAVING and self.now >= self._awaited_until(runner):
                 self._forget(runner)
-
-    def _forget(self, runner: Runner) -> None:
-        """Await its memory no longer: what is missing of it is somebody else's."""
-        del self.runners[runner.bin.id, runner.model]
-        # What is being loaded explains none of it.
-        here = self.in_bin(runner.bin.id)
-        self.books[runner.bin.id].cover(r for r in here if r.state is not RunnerState.LOADING)
-
-    def _awaited_until(self, runner: Runner) -> float:
-        if runner.used_before_bytes is not None:
-            return runner.since + self.policy.recovery_s
-        return runner.since + (0.0 if runner.bin.cpu else self.policy.unread_recovery_s)
 
     def _refuse_after_outage(self) -> None:
         # Whoever came first gives up first, among those who are alike.
@@ -388,8 +147,6 @@ class Machine(State):
 
     def _rows_in_outage(self) -> Iterator[Sequence[Request]]:
         return self.line.rows() if self.away_since else iter(())
-
-    # ---------------------------------------------------------------- who is next
 
     # ---------------------------------------------------------------- make room, fill slots
 
@@ -421,21 +178,14 @@ class Machine(State):
             return
         self._load(request, books)
 
-    def _unload(self, runner: Runner, reason: Evicted | Expired) -> None:
-        assert runner.resident, f"{runner.name} is {runner.state}"
-        assert runner.idle, f"{runner.name} still serves {list(runner.running)}"
-        runner.enter(RunnerState.UNLOADING, self.now)
-        self._commands.append(
-            Unload(bin=runner.bin.id, model=runner.model, name=runner.name, reason=reason)
-        )
-
     def _load(self, request: Request, books: Books) -> None:
         leaving = self.runners.get((books.bin.id, request.model))
         if leaving is not None:
             # There is room for both: nobody has to wait until it is seen back.
             self._forget(leaving)
         present = self.in_bin(books.bin.id)
-        need = request.needs[books.bin.id]
+        need = self.need_of(request, books.bin.id)
+        missing = 0 if present or books.bin.cpu else missing_alone(need, books)
         self._commands.append(
             Load(
                 bin=books.bin.id,
@@ -447,6 +197,7 @@ class Machine(State):
                 alone=not present,
                 for_request=request.id,
                 waited_s=self.now - request.arrived_at,
+                missing_bytes=missing,
             )
         )
         self.runners[books.bin.id, request.model] = Runner(
@@ -459,6 +210,7 @@ class Machine(State):
             footprint_bytes=need.footprint_bytes,
             reported_bytes=need.footprint_bytes,
             free_at_load_bytes=books.card_free_bytes(present),
+            foreign_least_bytes=books.foreign_bytes,
             parallel=request.parallel,
             keep_alive_s=request.default_keep_alive_s,
             state=RunnerState.LOADING,
@@ -489,16 +241,8 @@ class Machine(State):
                 queued_s=self.now - request.arrived_at,
                 num_ctx=context_to_name(runner, request),
                 load_s=runner.loading_since(request.arrived_at),
+                offload=runner.offload,
             )
-        )
-
-    def _may_expire(self, runner: Runner) -> bool:
-        # Whoever wanted it has a slot by now, or somebody overdue takes its memory anyhow.
-        return (
-            runner.resident
-            and runner.idle
-            and self.is_open(runner.bin)
-            and not self.loading(runner.bin.upstream)
         )
 
     # ---------------------------------------------------------------- time and order
@@ -511,8 +255,12 @@ class Machine(State):
         for plan in self.plans.values():
             if isinstance(plan, Held) and plan.until is not None:
                 yield plan.until
+        yield from self.recovery.retries()
+        for books in self.books.values():
+            if books.foreign_bytes:
+                yield from (books.steady_since + patience_s for patience_s in self.policy.tau_s)
         for runner in self.runners.values():
             if runner.state is RunnerState.LEAVING:
                 yield self._awaited_until(runner)
-            elif self._may_expire(runner):
+            elif self._may_go(runner):
                 yield runner.expires_at

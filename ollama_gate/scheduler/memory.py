@@ -4,15 +4,15 @@ Memory that is still leaving still counts; it is released when it is *seen* back
 say less than a reading does: what is used and not ours is somebody else's.
 """
 
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from ollama_gate.scheduler.commands import Broken, Offloaded
 from ollama_gate.scheduler.types import (
     Bin,
+    BinId,
     Launch,
     ModelKey,
-    Need,
     Request,
     RequestId,
     RunnerState,
@@ -24,12 +24,14 @@ DEFAULT_RESERVE_BYTES = GIB
 DEFAULT_RESERVE_SHARE = 0.05
 """Of what a reading says, the larger of the two is never planned with."""
 
-OLLAMA_SHARE_PERCENT = 80
-"""Beside another model Ollama loads only what it predicts to stay within this share of the free
-memory (v0.32.15 `server/sched.go`, `load`)."""
-
 READING_NOISE_BYTES = 16 * 2**20
 """Two readings that differ by less are equal: a desktop's windows come and go."""
+
+STEADY_BYTES = 512 * 2**20
+"""Others whose use changes by no more than this have not given back what a model waits for."""
+
+OVERHEAD_MAX_BYTES = 1500 * 2**20
+"""No process holds more on a card than this beyond what Ollama tells of it."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -47,8 +49,14 @@ class Runner:
         began_at: when its load was ordered; of an adopted one, when it was first seen.
         ready_at: when it became resident.
         served: how many requests it has been given since.
+        size_bytes: all of it, on the card or not, as Ollama tells; `None` before it has.
+        foreign_least_bytes: the least that others used since it began.
         used_before_bytes: the reading at the moment Ollama stopped listing it.
         last_used_bytes: the reading before the present one, while its memory is awaited.
+        shown: a reading has shown its memory in place.
+        missing: how many readings in a row have not shown it since.
+        condemned: why it serves nobody any more and is unloaded when it is idle.
+        told: the operator knows that it is on the CPU in part.
     """
 
     bin: Bin
@@ -69,14 +77,43 @@ class Runner:
     ready_at: float = 0.0
     idle_since: float = 0.0
     served: int = 0
+    size_bytes: int | None = None
+    foreign_least_bytes: int = 0
     used_before_bytes: int | None = None
     last_used_bytes: int | None = None
+    shown: bool = False
+    missing: int = 0
+    condemned: Offloaded | Broken | None = None
+    told: bool = False
     running: dict[RequestId, Request] = field(default_factory=dict)
 
     @property
+    def key(self) -> tuple[BinId, ModelKey, Launch]:
+        """What is remembered of it once it is gone belongs to this."""
+        return self.bin.id, self.model, self.launch
+
+    @property
     def resident(self) -> bool:
-        """Whether it can serve."""
+        """Whether Ollama holds it, ready to serve."""
         return self.state is RunnerState.RESIDENT
+
+    @property
+    def usable(self) -> bool:
+        """Whether anybody new may be sent to it."""
+        return self.resident and self.condemned is None
+
+    @property
+    def offload(self) -> float:
+        """The share of it that is on the CPU, 0 to 1, where nobody asked for that."""
+        if self.bin.cpu or self.launch.chooses_layers or not self.size_bytes:
+            return 0.0
+        return max(0.0, 1.0 - self.reported_bytes / self.size_bytes)
+
+    @property
+    def wanted_bytes(self) -> int:
+        """What all of it would take of the card, once Ollama has said how large it is."""
+        overhead_bytes = max(0, self.footprint_bytes - self.reported_bytes)
+        return (self.size_bytes or 0) + min(overhead_bytes, OVERHEAD_MAX_BYTES)
 
     @property
     def idle(self) -> bool:
@@ -92,7 +129,12 @@ class Runner:
         """How long its load went on after an instant, in seconds; an adopted one had none."""
         return max(0.0, self.ready_at - max(self.began_at, at))
 
-    def take(self, footprint_bytes: int | None, reported_bytes: int | None) -> None:
+    def take(
+        self,
+        footprint_bytes: int | None,
+        reported_bytes: int | None,
+        size_bytes: int | None = None,
+    ) -> None:
         """Book what Ollama says that it takes; `None` keeps what was booked.
 
         A model that was put on the CPU takes nothing of a card, however large it is.
@@ -103,6 +145,8 @@ class Runner:
             self.footprint_bytes = footprint_bytes
         if reported_bytes is not None:
             self.reported_bytes = reported_bytes
+        if size_bytes is not None:
+            self.size_bytes = size_bytes
 
     def take_context(self, num_ctx: int) -> None:
         """Book the context that it really has."""
@@ -116,34 +160,16 @@ class Runner:
         self.state, self.since = state, now
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shortfall:
-    """Why a runner cannot be loaded now, in numbers.
-
-    Attributes:
-        rule: `memory`, `80%` (Ollama's own test), `max_loaded`, or `unknown` where neither a
-            reading nor a configured budget says how much there is.
-        missing_bytes: what would have to be freed, 0 where bytes are not the question.
-    """
-
-    rule: str
-    missing_bytes: int = 0
-
-    def __str__(self) -> str:
-        """As it stands in a log line."""
-        if not self.missing_bytes:
-            return self.rule
-        missing = f"{self.missing_bytes / GIB:.1f}GiB"
-        return missing if self.rule == "memory" else f"{missing}({self.rule})"
-
-
 @dataclass(slots=True)
 class Books:
     """One bin's memory: what there is, and what others use of it.
 
     Attributes:
+        used_bytes: what everybody uses; `None` while no readings arrive.
         foreign_bytes: what others use, the larger of what the last two readings showed.
         shown_bytes: what the last reading showed of it.
+        steady_bytes: what others have used, or about that much, for some time.
+        steady_since: since when.
     """
 
     bin: Bin
@@ -151,6 +177,8 @@ class Books:
     used_bytes: int | None = None
     foreign_bytes: int = 0
     shown_bytes: int = 0
+    steady_bytes: int = 0
+    steady_since: float = 0.0
 
     @property
     def live(self) -> bool:
@@ -159,9 +187,15 @@ class Books:
 
     @property
     def capacity_bytes(self) -> int | None:
-        """What may be planned with: the configured budget, else a reading less the reserve."""
-        if self.bin.capacity_bytes is not None:
-            return self.bin.capacity_bytes
+        """What may be planned with while the bin is empty and nobody else uses it.
+
+        The configured budget, or what is read less the reserve: the smaller where there are both.
+        """
+        limits = [self.bin.capacity_bytes, self._readable_bytes]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def _readable_bytes(self) -> int | None:
         if self.total_bytes is None:
             return None
         reserve = self.bin.reserve_bytes
@@ -180,6 +214,15 @@ class Books:
         before = self.shown_bytes
         self.recognise(runners)
         self.foreign_bytes = max(before, self.shown_bytes)
+
+    def watch(self, now: float) -> None:
+        """See since when others have used about what they use."""
+        if abs(self.foreign_bytes - self.steady_bytes) > STEADY_BYTES:
+            self.steady_bytes, self.steady_since = self.foreign_bytes, now
+
+    def lose(self) -> None:
+        """No readings arrive any more: what was known of others is believed on."""
+        self.used_bytes = None
 
     def recognise(self, runners: Collection[Runner]) -> None:
         """See the last reading anew, now that these runners are known to explain part of it."""
@@ -201,15 +244,22 @@ class Books:
             self.foreign_bytes = max(self.foreign_bytes, unexplained)
 
     def free_bytes(self, runners: Collection[Runner]) -> int | None:
-        """What is left for one more beside `runners`; negative when over-committed."""
-        if self.capacity_bytes is None:
-            return None
-        return self.capacity_bytes - self.foreign_bytes - committed(runners)
+        """What is left for one more beside `runners`; negative when over-committed.
+
+        A configured budget is no promise that others leave it alone, nor are others charged to
+        it: it caps what is read.
+        """
+        read = self._readable_bytes
+        limits = [self.bin.capacity_bytes, None if read is None else read - self.foreign_bytes]
+        left = min((limit for limit in limits if limit is not None), default=None)
+        return None if left is None else left - committed(runners)
 
     def card_free_bytes(self, runners: Collection[Runner]) -> int | None:
         """What Ollama would be told if it asked the card now."""
-        if self.total_bytes is not None and self.used_bytes is not None:
-            return max(0, self.total_bytes - self.used_bytes)
+        if self.total_bytes is not None:
+            used = self.used_bytes
+            used = self.foreign_bytes + committed(runners) if used is None else used
+            return max(0, self.total_bytes - used)
         if self.bin.capacity_bytes is None:
             return None
         return max(0, self.bin.capacity_bytes - committed(runners))
@@ -240,96 +290,3 @@ class Books:
 def committed(runners: Iterable[Runner]) -> int:
     """Bytes that runners hold, in whatever state they are."""
     return sum(runner.footprint_bytes for runner in runners)
-
-
-def shortfall(
-    need: Need, books: Books, staying: Collection[Runner], *, elsewhere: int, max_loaded: int
-) -> Shortfall | None:
-    """What prevents a load beside `staying`; `None` when it fits.
-
-    With nothing else in the bin everything fits: Ollama makes no test then, and what is larger
-    than the card has nowhere better to go.
-
-    Args:
-        need: what the newcomer takes.
-        books: of the bin it would go to.
-        staying: the runners that would remain in that bin.
-        elsewhere: how many runners the upstream has in its other bins.
-        max_loaded: how many runners the upstream keeps before it evicts by itself.
-    """
-    listed = sum(runner.state is not RunnerState.LEAVING for runner in staying)
-    if listed + elsewhere >= max_loaded:
-        return Shortfall(rule=f"max_loaded={max_loaded}")
-    if not staying:
-        return None
-    free = books.free_bytes(staying)
-    if free is None:
-        return Shortfall(rule="unknown")
-    if need.footprint_bytes > free:
-        return Shortfall(rule="memory", missing_bytes=need.footprint_bytes - free)
-    return None if books.bin.cpu else _eighty_percent(need, books, staying)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What `most` says; `inf` where there is no limit, below 0 where nobody fits."""
-
-    footprint_bytes: float
-    predicted_bytes: float
-
-    def admit(self, need: Need) -> bool:
-        """Whether a need is within both."""
-        return (
-            need.footprint_bytes <= self.footprint_bytes
-            and need.predicted_bytes <= self.predicted_bytes
-        )
-
-
-NOBODY = Limits(footprint_bytes=-1, predicted_bytes=-1)
-
-
-def most(books: Books, firm: Collection[Runner], *, elsewhere: int, max_loaded: int) -> Limits:
-    """The limits that `shortfall` sets to everybody beside these and whoever else remains.
-
-    A need beyond them falls short whatever else goes; one within them may fall short as well.
-    """
-    if len(firm) + elsewhere >= max_loaded:
-        return NOBODY
-    if not firm:
-        return Limits(footprint_bytes=math.inf, predicted_bytes=math.inf)
-    free = books.free_bytes(firm)
-    if free is None:
-        return NOBODY
-    # While none is on the card Ollama looks anew, and may find less free than beside one more.
-    believed = None
-    if not books.bin.cpu and not all(runner.launch.on_cpu for runner in firm):
-        believed = books.ollama_free_bytes(firm)
-    allowed = math.inf if believed is None else believed * OLLAMA_SHARE_PERCENT // 100
-    return Limits(footprint_bytes=free, predicted_bytes=allowed)
-
-
-def _eighty_percent(need: Need, books: Books, staying: Collection[Runner]) -> Shortfall | None:
-    believed = books.ollama_free_bytes(staying)
-    assert believed is not None, "a bin with a capacity has a total"
-    allowed = believed * OLLAMA_SHARE_PERCENT // 100
-    if need.predicted_bytes <= allowed:
-        return None
-    return Shortfall(rule="80%", missing_bytes=need.predicted_bytes - allowed)
-
-
-def memory_is_back(runner: Runner, books: Books, others: Collection[Runner]) -> bool:
-    """Whether the memory of a runner that Ollama no longer lists has been seen back.
-
-    Either the card uses no more than the books of everybody else explain; or it has settled
-    after giving back at least half of what was booked, so that the rest was booked too high or
-    is somebody else's.
-    """
-    used, before, last = books.used_bytes, runner.used_before_bytes, runner.last_used_bytes
-    assert used is not None, "memory is awaited only where readings arrive"
-    assert before is not None, "the reading is kept when Ollama stops listing a runner"
-    # What is being loaded has not taken all that is booked for it, and must not hide the rest.
-    in_place = [other for other in others if other.state is not RunnerState.LOADING]
-    if used <= committed(in_place) + books.shown_bytes + READING_NOISE_BYTES:
-        return True
-    settled = last is not None and abs(last - used) <= READING_NOISE_BYTES
-    return settled and before - used >= runner.footprint_bytes // 2

@@ -8,7 +8,8 @@ from itertools import takewhile
 
 from ollama_gate.scheduler.context import exact_if_must, widest
 from ollama_gate.scheduler.eviction import choose
-from ollama_gate.scheduler.memory import Books, Limits, Runner, Shortfall, most, shortfall
+from ollama_gate.scheduler.fitting import Limits, Shortfall, most, shortfall
+from ollama_gate.scheduler.memory import Books, Runner
 from ollama_gate.scheduler.state import Held, Plan, State
 from ollama_gate.scheduler.types import Bin, Need, Request
 
@@ -20,7 +21,7 @@ def plan_all(state: State) -> None:
     heads = state.line.heads(state.now) if undecided else []
     limits = {books.bin.id: _most_for_the_patient(state, books) for books in undecided}
     for place, request in _homeless(state, heads):
-        here = [books for books in undecided if books.bin.id in request.needs]
+        here = [books for books in undecided if _may_try(state, request, books)]
         if state.line.overdue(request, state.now):
             # Of each kind the head stands before the others, and one elder counts like many.
             _decide(state, request, here, elders=heads[:place])
@@ -49,7 +50,13 @@ def _homeless(state: State, heads: Sequence[Request]) -> Iterator[tuple[int, Req
 
 
 def _need(state: State, request: Request, books: Books) -> Need:
-    return exact_if_must(state, request, books).needs[books.bin.id]
+    return state.need_of(exact_if_must(state, request, books), books.bin.id)
+
+
+def _may_try(state: State, request: Request, books: Books) -> bool:
+    """Whether a bin may load its model; after it ran out of memory, others go first for a while."""
+    bin_id = books.bin.id
+    return bin_id in request.needs and state.now >= state.retry_at(request, bin_id)
 
 
 def _most_for_the_patient(state: State, books: Books) -> Limits:
@@ -57,7 +64,8 @@ def _most_for_the_patient(state: State, books: Books) -> Limits:
     firm = [r for r in state.staying(books.bin) if not _yields(state, r, 0.0, None)]
     here = [runner for runner in firm if runner.bin.id == books.bin.id]
     max_loaded = state.upstreams[books.bin.upstream].max_loaded
-    return most(books, here, elsewhere=len(firm) - len(here), max_loaded=max_loaded)
+    elsewhere = len(firm) - len(here)
+    return most(books, here, elsewhere=elsewhere, max_loaded=max_loaded, whole=state.whole)
 
 
 def _decide(
@@ -87,7 +95,7 @@ def _plan_for(
 ) -> Plan | Held:
     staying = state.staying(books.bin)
     request = exact_if_must(state, request, books)
-    need = request.needs[books.bin.id]
+    need = state.need_of(request, books.bin.id)
     load_s = state.load_guess_s(request.model, need.footprint_bytes)
     yielding = [r for r in staying if _yields(state, r, load_s, elders)]
     # One runner a model: what holds other options must go, whatever room there is.
@@ -149,11 +157,13 @@ def lacking(
     """What prevents a load beside runners of the same upstream."""
     here = [runner for runner in beside if runner.bin.id == books.bin.id]
     return shortfall(
-        request.needs[books.bin.id],
+        state.need_of(request, books.bin.id),
         books,
         here,
         elsewhere=len(beside) - len(here) + _promised(state, books.bin),
         max_loaded=state.upstreams[books.bin.upstream].max_loaded,
+        whole=state.whole,
+        patient=state.is_patient(request, books),
     )
 
 

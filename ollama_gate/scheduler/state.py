@@ -6,15 +6,19 @@ decided by the planning, and both ask here.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ollama_gate.scheduler.fitting import Shortfall
 from ollama_gate.scheduler.line import Line
-from ollama_gate.scheduler.memory import Books, Runner, Shortfall
+from ollama_gate.scheduler.memory import Books, Runner
+from ollama_gate.scheduler.recovery import Recovery
 from ollama_gate.scheduler.serving import serves
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
     ModelKey,
+    Need,
+    Offload,
     Policy,
     Request,
     RequestId,
@@ -60,6 +64,8 @@ class State:
     Attributes:
         running: the requests that have a slot, and where.
         away_since: the upstreams that do not answer.
+        unsure_since: those that may have evicted everything, until they are asked again.
+        recovery: what went wrong with loads before.
         plans: in the order in which they were decided; a bin with nothing to decide is absent.
         load_seconds: how long each model's last load took.
         automatic_ctx: the context that Ollama gave each model when last it had the choice.
@@ -76,6 +82,8 @@ class State:
         self.upstreams = {upstream.name: upstream for upstream in upstreams}
         # Until it has been heard of, an upstream is as good as away.
         self.away_since = dict.fromkeys(self.upstreams, now)
+        self.unsure_since: dict[str, float] = {}
+        self.recovery = Recovery()
         self.plans: dict[BinId, Plan | Held] = {}
         self.closing = False
         self.now = now
@@ -95,7 +103,8 @@ class State:
 
     def is_open(self, bin_: Bin) -> bool:
         """Whether anything may be asked of a bin's upstream."""
-        return not self.closing and bin_.upstream not in self.away_since
+        upstream = bin_.upstream
+        return not (self.closing or upstream in self.away_since or upstream in self.unsure_since)
 
     def loading(self, upstream: str) -> Runner | None:
         """What an upstream is loading; it loads one at a time."""
@@ -111,7 +120,7 @@ class State:
     def homes_of(self, request: Request) -> Iterator[Runner]:
         """The resident runners that serve a request."""
         for runner in self.runners.values():
-            if runner.resident and self.is_open(runner.bin) and self.suits(runner, request):
+            if runner.usable and self.is_open(runner.bin) and self.suits(runner, request):
                 yield runner
 
     def loads_for(self, request: Request) -> bool:
@@ -132,14 +141,43 @@ class State:
         """Whether somebody who waits could be served by it."""
         return any(self.suits(runner, row[0]) for row in self.line.rows(runner.model))
 
+    def need_of(self, request: Request, bin_id: BinId) -> Need:
+        """What a runner for it is booked with: more than was thought, where that was too little."""
+        need = request.needs[bin_id]
+        least = self.recovery.of((bin_id, request.model, request.launch)).needed_bytes
+        return need if least <= need.footprint_bytes else replace(need, footprint_bytes=least)
+
+    def retry_at(self, request: Request, bin_id: BinId) -> float:
+        """When its model may be loaded there, after it ran out of memory; past if it did not."""
+        return self.recovery.retry_at(bin_id, request.model)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no model is to be on the CPU in part if that can be helped."""
+        return self.policy.offload is not Offload.ACCEPT
+
+    def waits_for_others_until(self, request: Request, books: Books) -> float:
+        """How long it is left to others to give back the memory that its model needs.
+
+        Until its patience ends; or until they have held it for that long without a change, for
+        then they will hardly give it back just now.
+        """
+        patience_s = self.policy.tau_s[request.priority]
+        return min(request.arrived_at, books.steady_since) + patience_s
+
+    def is_patient(self, request: Request, books: Books) -> bool:
+        """Whether it waits for what others use rather than to be on the CPU in part."""
+        until = self.waits_for_others_until(request, books)
+        return self.whole and not books.bin.cpu and self.now < until
+
     def load_guess_s(self, model: ModelKey, footprint_bytes: int) -> float:
         """How long a load will take, in seconds."""
         seen = self.load_seconds.get(model)
         return FIRST_LOAD_S + footprint_bytes / FIRST_LOAD_BYTES_PER_S if seen is None else seen
 
     def is_draining(self, runner: Runner) -> bool:
-        """Whether it serves nobody new, so that an elder gets its memory."""
-        return self.drained_for(runner) is not None
+        """Whether it serves nobody new: an elder gets its memory, or it is not as it should be."""
+        return runner.condemned is not None or self.drained_for(runner) is not None
 
     def drained_for(self, runner: Runner) -> Request | None:
         """Who waits for a runner's memory."""
@@ -171,5 +209,5 @@ class State:
         return [
             runner
             for runner in self.on_upstream(bin_)
-            if runner.resident or runner.state is RunnerState.LOADING
+            if runner.usable or runner.state is RunnerState.LOADING
         ]

@@ -18,6 +18,17 @@ BinId = NewType("BinId", str)
 RequestId = NewType("RequestId", str)
 
 
+class Offload(Enum):
+    """What becomes of a model of which a card holds only a part."""
+
+    AUTO = "auto"
+    """What fits an empty bin is loaded again, once, with room made; what does not has it alone."""
+    REFUSE = "refuse"
+    """It serves nobody: who asks for it is told that it does not fit."""
+    ACCEPT = "accept"
+    """It serves as it is."""
+
+
 class Priority(IntEnum):
     """The three classes; a smaller number is served sooner."""
 
@@ -53,6 +64,11 @@ class Launch:
     def on_cpu(self) -> bool:
         """Whether no layer may go to a card, so that no VRAM is needed."""
         return self.num_gpu == 0
+
+    @property
+    def chooses_layers(self) -> bool:
+        """Whether somebody said how much goes to a card, so that a part is what was asked for."""
+        return self.num_gpu is not None and self.num_gpu >= 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +187,7 @@ class Policy:
         recovery_s: how long memory is awaited after an unload before what is missing is booked
             as somebody else's (Ollama v0.32.15 waits as long).
         unread_recovery_s: how long it is awaited on a card that nobody reads.
+        offload: what becomes of a model that Ollama put on the CPU in part.
     """
 
     tau_s: tuple[float, float, float] = (20.0, 120.0, 300.0)
@@ -179,6 +196,7 @@ class Policy:
     keep_alive_s: float = 300.0
     recovery_s: float = 5.0
     unread_recovery_s: float = 0.0
+    offload: Offload = Offload.AUTO
 
 
 class RunnerState(Enum):
@@ -197,6 +215,8 @@ class Refusal(Enum):
 
     QUEUE_FULL = "queue_full"
     LOAD_FAILED = "load_failed"
+    NEVER_FITS = "never_fits"
+    """Only where a model may not be on the CPU in part."""
     UPSTREAM_AWAY = "upstream_away"
     CANCELLED = "cancelled"
     SHUTTING_DOWN = "shutting_down"
@@ -222,6 +242,12 @@ class Cause(Enum):
     """It is no longer passed over, but what is resident has just begun its turn."""
     DRAINING = "draining"
     """Its model is resident, but makes room for somebody who waited too long."""
+    BACKING_OFF = "backing_off"
+    """Its model ran out of memory when it was loaded, and is tried again later."""
+    LOOKING = "looking"
+    """What is resident is being asked anew: Ollama may have evicted everything."""
+    FOREIGN = "foreign"
+    """Others use the memory that its model needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +273,9 @@ class RunnerView:
 
     Attributes:
         waiting: how many waiting requests it could serve.
-        draining: serves nobody new, to make room for somebody who waited too long.
+        draining: serves nobody new: it makes room for somebody who waited too long, or is not
+            as it should be.
+        offload: the share of it that is on the CPU, 0 to 1.
         load_s: how long its load took.
     """
 
@@ -262,6 +290,7 @@ class RunnerView:
     running: tuple[RequestId, ...]
     waiting: int
     draining: bool
+    offload: float
     idle_since: float | None
     expires_at: float | None
     load_s: float
@@ -273,6 +302,7 @@ class BinView:
 
     Attributes:
         capacity_bytes: what may be planned with, the reserve already taken off.
+        live: whether readings arrive.
         target: the model that is next to be loaded.
         victims: the models that make room for it.
     """
@@ -283,6 +313,7 @@ class BinView:
     committed_bytes: int
     free_bytes: int | None
     available: bool
+    live: bool
     target: str | None
     victims: tuple[str, ...]
 

@@ -61,6 +61,7 @@ def _bin_view(machine: Machine, bin_: Bin) -> BinView:
         committed_bytes=committed(here),
         free_bytes=books.free_bytes(here),
         available=bin_.upstream not in machine.away_since,
+        live=books.live,
         target=None if plan is None else plan.request.name,
         victims=_names(plan.victims) if isinstance(plan, Plan) else (),
     )
@@ -82,6 +83,7 @@ def _runner_view(machine: Machine, runner: Runner) -> RunnerView:
             len(row) for row in machine.line.rows(runner.model) if machine.suits(runner, row[0])
         ),
         draining=machine.is_draining(runner),
+        offload=runner.offload,
         idle_since=runner.idle_since if idle else None,
         expires_at=runner.expires_at if idle else None,
         load_s=runner.load_s,

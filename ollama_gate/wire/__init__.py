@@ -7,7 +7,14 @@ from ollama_gate.wire.context import Place, with_context
 from ollama_gate.wire.listing import with_expiries
 from ollama_gate.wire.names import changed_names
 from ollama_gate.wire.read import Ask, Hopeless, read, read_priority
-from ollama_gate.wire.refuse import Answer, broken_line, refusal, refuse, unload_answer
+from ollama_gate.wire.refuse import (
+    Answer,
+    broken_line,
+    never_fits_text,
+    refusal,
+    refuse,
+    unload_answer,
+)
 from ollama_gate.wire.routes import Dialect, Endpoint, dialect_of, endpoint_of
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "changed_names",
     "dialect_of",
     "endpoint_of",
+    "never_fits_text",
     "read",
     "read_priority",
     "refusal",

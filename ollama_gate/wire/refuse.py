@@ -77,15 +77,34 @@ def refusal(
     retry_after_s: float | None = None,
     request_id: str | None = None,
 ) -> Answer:
-    """The scheduler's refusal as an answer; an upstream's own `status` and `text` go first."""
+    """The scheduler's refusal as an answer; an upstream's own `status` and `text` go first.
+
+    Who is told that a model never fits need not ask again.
+    """
     own_status, own_text = _default(reason)
     return refuse(
         dialect,
         own_status if status is None else status,
         own_text if text is None else text,
         retry_after_s=retry_after_s,
+        retryable=reason is not Refusal.NEVER_FITS,
         request_id=request_id,
     )
+
+
+def never_fits_text(wanted_bytes: int, there_bytes: int | None) -> str:
+    """Why a model that may not be on the CPU in part is not loaded, with the numbers."""
+    there = (
+        "it is not known how much there is"
+        if there_bytes is None
+        else f"there is {_gib(there_bytes)}"
+    )
+    wanted = _gib(wanted_bytes)
+    return f"model requires {wanted} of GPU memory and {there}; it is not to run on the CPU"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{max(0, size_bytes) / 2**30:.1f} GiB"
 
 
 def unload_answer(endpoint: Endpoint, model: str, created_at: str) -> Answer:
@@ -123,6 +142,8 @@ def _default(reason: Refusal) -> tuple[int, str]:
             return HTTPStatus.SERVICE_UNAVAILABLE, QUEUE_FULL_TEXT
         case Refusal.LOAD_FAILED:
             return HTTPStatus.INTERNAL_SERVER_ERROR, "the model could not be loaded"
+        case Refusal.NEVER_FITS:
+            return HTTPStatus.INSUFFICIENT_STORAGE, "the model does not fit into GPU memory"
         case Refusal.UPSTREAM_AWAY:
             return HTTPStatus.BAD_GATEWAY, "the upstream does not answer"
         case Refusal.CANCELLED:
