@@ -64,6 +64,11 @@ def parse(raw: str) -> Name | None:
     return _parse(spelled) if len(spelled) > _CACHED_LENGTH else _parse_cached(spelled)
 
 
+def parse_listed(name: str) -> Name | None:
+    """The model that Ollama itself spells so: a `cloud` at its end is its tag, and no suffix."""
+    return _name(name)
+
+
 def _parse(spelled: str) -> Name | None:
     ref = _source(spelled)
     return None if ref is None else _name(ref[0])

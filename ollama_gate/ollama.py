@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+import msgspec
+
 from ollama_gate.errors import (
     UpstreamBrokenError,
     UpstreamGoneError,
@@ -40,6 +42,9 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 """Headers that end at each connection (RFC 9110 §7.6.1)."""
+
+_VOCABULARY: Final = "tokenizer."
+"""How the keys of `model_info` begin whose lists are as long as the vocabulary."""
 
 VIA: Final = b"X-Ollama-Gate-Via"
 """Names each gate that a request has passed; one that finds itself there stands in a circle."""
@@ -102,15 +107,25 @@ class Ollama:
         """The models of `GET /api/tags`; raises as `residents` does."""
         return _records(await self._ask("GET", "/api/tags"), "/api/tags")
 
-    async def show(self, name: str) -> Mapping[str, Any] | None:
+    async def show(self, name: str, *, verbose: bool = False) -> Mapping[str, Any] | None:
         """What `POST /api/show` says of a model, or `None` if Ollama knows no such name.
+
+        Args:
+            name: as a client or Ollama wrote it.
+            verbose: with the lists in `model_info`, which are `null` otherwise; the vocabulary,
+                several megabytes of them, is left out.
 
         Raises:
             UpstreamGoneError: no answer.
             UpstreamRefusedError: it knows the name, and cannot say.
         """
+        body: dict[str, Any] = {"model": name}
+        read = _read
+        if verbose:
+            body["verbose"] = True
+            read = _read_but_vocabulary
         try:
-            return await self._ask("POST", "/api/show", {"model": name})
+            return await self._ask("POST", "/api/show", body, read=read)
         except UpstreamRefusedError as error:
             if error.status in UNKNOWN_MODEL:
                 return None
@@ -178,6 +193,7 @@ class Ollama:
         body: Mapping[str, Any] | None = None,
         *,
         within_s: float | None = CONTROL_S,
+        read: Callable[[int, bytes], Mapping[str, Any]] | None = None,
     ) -> Mapping[str, Any]:
         headers, sent = self._marks, None
         if body is not None:
@@ -194,14 +210,15 @@ class Ollama:
             raise UpstreamSilentError(f"{self.url} did not answer in time") from error
         except UpstreamBrokenError as error:
             raise UpstreamGoneError(f"{self.url} does not answer: {error}") from error
-        return _read(answer.status, whole.decode(errors="replace"))
+        return (read or _read)(answer.status, whole)
 
     def _opened(self) -> Link:
         assert self._link is not None, "open() comes first"
         return self._link
 
 
-def _read(status: int, text: str) -> Mapping[str, Any]:
+def _read(status: int, whole: bytes) -> Mapping[str, Any]:
+    text = whole.decode(errors="replace")
     if status == HTTPStatus.LOOP_DETECTED:
         raise UpstreamLoopError(text[:200])
     try:
@@ -213,6 +230,22 @@ def _read(status: int, text: str) -> Mapping[str, Any]:
     if status != HTTPStatus.OK or "error" in answer:
         raise UpstreamRefusedError(status, str(answer.get("error", text[:200])))
     return answer
+
+
+def _read_but_vocabulary(status: int, whole: bytes) -> Mapping[str, Any]:
+    """The same without `tokenizer.*`, which is skipped rather than read and thrown away."""
+    try:
+        raw = msgspec.json.decode(whole, type=dict[str, msgspec.Raw])
+        info = msgspec.json.decode(raw.get("model_info", b"{}"), type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return _read(status, whole)
+    kept = [
+        b"%s:%s" % (json.dumps(key).encode(), value)
+        for key, value in info.items()
+        if not key.startswith(_VOCABULARY)
+    ]
+    raw["model_info"] = msgspec.Raw(b"{%s}" % b",".join(kept))
+    return _read(status, msgspec.json.encode(raw))
 
 
 def _records(answer: Mapping[str, Any], path: str) -> list[Mapping[str, Any]]:

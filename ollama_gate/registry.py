@@ -1,20 +1,22 @@
-"""What the gate knows of the models of one upstream, and what a request therefore needs.
+"""What the models of one upstream come to in the scheduler's terms: requests, runners, sizes.
 
-It asks `/api/show` and `/api/tags` once a name and remembers the answer for a while; a name may
-mean another model after a pull, so the memory is short and `forget` empties it.
+What they are is `known`'s to find out and to remember.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from ollama_gate import footprint, log, names
+from ollama_gate import footprint, names
 from ollama_gate.config import Config, ModelConfig
-from ollama_gate.errors import UpstreamError, UpstreamRefusedError
+from ollama_gate.errors import UpstreamError
 from ollama_gate.footprint import Facts, Settings
+from ollama_gate.footprint.explained import Source
+from ollama_gate.known import Known, KnownModel
 from ollama_gate.ollama import Ollama
+from ollama_gate.outlook import Averages, Outlook, Size, Times, sizes
 from ollama_gate.scheduler.events import Resident
 from ollama_gate.scheduler.types import (
     Bin,
@@ -29,43 +31,58 @@ from ollama_gate.scheduler.types import (
 )
 from ollama_gate.wire import Ask
 
-FRESH_S: Final = 30.0
-"""For so long an answer is believed: somebody may pull a model behind the gate's back."""
-
-_registry = log.get(log.Component.REGISTRY)
-
-
 REMEMBERED: Final = 1000
-"""How many models of the past are remembered: one may be resident when its name is not its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    facts: Facts
-    digest: str
-    asked_at: float
+"""How many models with options of their own are remembered with what they come to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wants:
-    """What a model with certain options comes to in the scheduler's terms, and from what."""
+class _Derived:
+    """What was worked out, and from what."""
 
     facts: Facts
     settings: Settings
     revision: int
-    resolved: footprint.Resolved
-    needs: Mapping[BinId, Need]
-    parallel: int
 
     def holds(self, facts: Facts, settings: Settings, revision: int) -> bool:
         """Whether it would come to the same again."""
         return self.facts is facts and self.settings is settings and self.revision == revision
 
 
-class Registry:
-    """Facts and footprints of one upstream's models, in its bins."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes(_Derived):
+    """What a model would take, with the context that nobody named and with others."""
 
-    def __init__(self, *, ollama: Ollama, config: Config, bins: Sequence[Bin]) -> None:
+    automatic: Size
+    all: tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wants(_Derived):
+    """What a model with certain options comes to in the scheduler's terms."""
+
+    resolved: footprint.Resolved
+    needs: Mapping[BinId, Need]
+    parallel: int
+
+
+class Registry:
+    """Facts and footprints of one upstream's models, in its bins. `close` comes last.
+
+    Args:
+        ollama: whom to ask.
+        config: what is in effect.
+        bins: where its models may be.
+        averages: who knows how long things take.
+    """
+
+    def __init__(
+        self,
+        *,
+        ollama: Ollama,
+        config: Config,
+        bins: Sequence[Bin],
+        averages: Averages | None = None,
+    ) -> None:
         upstream = config.upstream
         self._ollama = ollama
         self._config = config
@@ -76,12 +93,11 @@ class Registry:
             context_length=upstream.context_length,
         )
         self._book = footprint.Book()
-        self._known: dict[str, _Known] = {}
-        # By the manifest's digest, which `/api/ps` shows: what a runner really is, whatever its
-        # name means by now.
-        self._by_digest: OrderedDict[str, Facts] = OrderedDict()
+        self._known = Known(ollama)
+        self._averages = averages
+        self._answered = False
+        self._sized: dict[str, _Sizes] = {}
         self._given_up: set[ModelKey] = set()
-        self._asking: dict[str, asyncio.Lock] = {}
         self._wanted: dict[tuple[ModelKey, str, Launch, frozenset[str]], _Wants] = {}
         self._models = {_key(name): model for name, model in config.models.items()}
 
@@ -90,88 +106,67 @@ class Registry:
         if total_bytes != self._settings.total_bytes:
             self._settings = replace(self._settings, total_bytes=total_bytes)
 
-    def forget(self) -> None:
-        """A name may mean another model from now on."""
-        self._known = {}
+    # ---------------------------------------------------------------- what is known
 
-    def known(self) -> list[dict[str, Any]]:
-        """Each model that was asked for: its footprint with its own options, and the source."""
-        rows = []
-        for known in self._known.values():
-            need, source = self._need(known.facts, Launch(), self._bins[0])
-            rows.append(
-                {
-                    "model": known.facts.name,
-                    "key": known.facts.key,
-                    "footprint_bytes": need.footprint_bytes,
-                    "source": source,
-                }
-            )
-        return sorted(rows, key=lambda row: str(row["model"]))
+    async def close(self) -> None:
+        """End what goes on in the background."""
+        await self._known.close()
 
-    async def facts(self, name: str) -> Facts | None:
-        """What there is to know of a model; `None` if Ollama does not know it.
+    async def facts(self, name: str, *, strict: bool = False) -> Facts | None:
+        """What there is to know of a model, as `Known.facts`; `None` if Ollama knows it not."""
+        return await self._known.facts(name, strict=strict)
 
-        What was known before is believed while the upstream does not answer.
+    def changing(self, changed: Collection[str]) -> AbstractContextManager[None]:
+        """For the length of a block these names may change their meaning, as `Known.changing`."""
+        return self._known.changing(changed)
 
-        Raises:
-            UpstreamGoneError: there is no answer, and nothing was known before.
-            UpstreamRefusedError: Ollama knows it and cannot say, and nothing was known before.
+    async def known(self) -> list[Outlook]:
+        """Every model that the upstream lists, with what is known of it by now.
+
+        Nobody is asked, and others have their turn while it is worked out; what is missing is
+        asked for in the background.
         """
-        key = _key(name)
-        known = self._known.get(key)
-        if known is not None and asyncio.get_running_loop().time() - known.asked_at <= FRESH_S:
-            return known.facts
-        try:
-            async with self._asking.setdefault(key, asyncio.Lock()):
-                known = await self._fresh(name, key)
-        finally:
-            self._asking.pop(key, None)
-        return known.facts if known else None
+        self._known.look()
+        return [await self._outlook(model) for model in self._known.models()]
 
-    async def _fresh(self, name: str, key: str) -> _Known | None:
-        now = asyncio.get_running_loop().time()
-        memory, known = self._known, self._known.get(key)
-        if known is None or now - known.asked_at > FRESH_S:
-            known = await self._ask(name, known, now)
-            if known is None:
-                memory.pop(key, None)
-            else:
-                # Into the memory of when it was asked: `forget` may have come in between.
-                memory[key] = known
-        return known
+    async def _outlook(self, model: KnownModel) -> Outlook:
+        line, facts = model.line, model.facts
+        shown = Outlook(
+            name=line.name,
+            digest=line.digest,
+            disk_bytes=line.size_bytes,
+            facts=facts,
+            problem=model.problem,
+        )
+        if facts is None:
+            return shown
+        times = self._averages.times(facts.key) if self._averages else Times()
+        if facts.remote:
+            return replace(shown, times=times)
+        sized = self._sized.get(line.key)
+        if sized is None or not sized.holds(facts, self._settings, self._book.revision):
+            self._sized[line.key] = sized = self._sizes(facts)
+            await asyncio.sleep(0)
+        return replace(shown, times=times, automatic=sized.automatic, sizes=sized.all)
 
-    async def _ask(self, name: str, before: _Known | None, now: float) -> _Known | None:
-        try:
-            show = await self._ollama.show(name.strip())
-            if show is None:
-                return None
-            size_bytes, digest = await self._on_disk(name)
-        except UpstreamError:
-            if before is None:
-                raise
-            return before
-        facts = footprint.read_show(name, show, size_bytes, digest=digest)
-        if before is None or before.facts != facts:
-            _registry.debug("model", name=name, key=facts.key, disk=log.size(facts.size_bytes))
-        if digest:
-            self._by_digest[digest] = facts
-            self._by_digest.move_to_end(digest)
-            if len(self._by_digest) > REMEMBERED:
-                self._by_digest.popitem(last=False)
-        return _Known(facts, digest, now)
+    def _sizes(self, facts: Facts) -> _Sizes:
+        bin_ = self._bins[0]
+        automatic, others = sizes(
+            facts, self._settings, lambda launch: self._need(facts, launch, bin_), cpu=bin_.cpu
+        )
+        if len(self._sized) >= REMEMBERED:
+            self._sized.clear()
+        return _Sizes(
+            facts=facts,
+            settings=self._settings,
+            revision=self._book.revision,
+            automatic=automatic,
+            all=others,
+        )
 
-    async def _on_disk(self, name: str) -> tuple[int, str]:
-        """Size and digest of `/api/tags`; nothing where an Ollama lists it differently."""
-        try:
-            tags = await self._ollama.tags()
-        except UpstreamRefusedError:
-            return 0, ""
-        for tag in tags:
-            size_bytes = tag.get("size")
-            if _key(str(tag.get("name"))) == _key(name) and isinstance(size_bytes, int):
-                return size_bytes, str(tag.get("digest", ""))
-        return 0, ""
+    def model_of(self, digest: str) -> ModelKey:
+        """What the manifest's digest in a line of `/api/ps` stands for."""
+        return self._known.model_of(digest)
 
     # ---------------------------------------------------------------- in the scheduler's terms
 
@@ -258,22 +253,33 @@ class Registry:
         own = self._models.get(_key(facts.name))
         return min(slots, own.max_concurrent) if own and own.max_concurrent else slots
 
-    def model_of(self, digest: str) -> ModelKey:
-        """What the manifest's digest in a line of `/api/ps` stands for."""
-        known = self._by_digest.get(digest)
-        return ModelKey(digest) if known is None else known.key
-
     async def residents(self) -> tuple[Resident, ...]:
         """What is resident, with what it takes.
 
         Raises:
             UpstreamError: no answer, or not that of an Ollama.
         """
-        lines = [footprint.read_ps(entry) for entry in await self._ollama.residents()]
+        lines = [line for line in map(footprint.read_ps, await self._listed()) if line.name]
         on_card = any(line.size_vram_bytes for line in lines)
-        found = [await self._resident(line, on_card=on_card) for line in lines if line.name]
+        facts = await self._known.of_runners(lines)
+        found = [
+            self._resident(line, known or _nameless(line), on_card=on_card)
+            for line, known in zip(lines, facts, strict=True)
+        ]
         self._given_up &= {resident.model for resident in found}
         return tuple(resident for resident in found if resident.model not in self._given_up)
+
+    async def _listed(self) -> list[Mapping[str, Any]]:
+        """The lines of `/api/ps`. An upstream that is back may have other models."""
+        try:
+            lines = await self._ollama.residents()
+        except UpstreamError:
+            self._answered = False
+            raise
+        if not self._answered:
+            self._answered = True
+            self._known.wake()
+        return lines
 
     def give_up(self, model: ModelKey) -> None:
         """Take no more notice of a runner that no name reaches, for as long as it is listed.
@@ -282,8 +288,7 @@ class Registry:
         """
         self._given_up.add(model)
 
-    async def _resident(self, line: footprint.Resident, *, on_card: bool) -> Resident:
-        facts = await self._facts_of(line)
+    def _resident(self, line: footprint.Resident, facts: Facts, *, on_card: bool) -> Resident:
         bin_ = self._bins[0]
         launch, named_ctx = self._launched(facts, line, bin_, on_card=on_card)
         return Resident(
@@ -298,23 +303,6 @@ class Registry:
             parallel=self.parallel(facts),
             size_bytes=line.size_bytes,
         )
-
-    async def _facts_of(self, line: footprint.Resident) -> Facts:
-        """What a runner is, which need not be what its name means now."""
-        known = self._by_digest.get(line.digest)
-        if known is None:
-            # The name may have got another meaning since it was asked for.
-            self._known.pop(_key(line.name), None)
-            try:
-                named = await self.facts(line.name)
-            except UpstreamRefusedError:
-                named = None
-            known = self._by_digest.get(line.digest) if line.digest else named
-        if known is not None:
-            return replace(known, name=line.name)
-        # Deleted or replaced since it was loaded, before the gate ever saw it.
-        key = ModelKey(line.digest or line.name)
-        return Facts(key=key, name=line.name, size_bytes=line.size_bytes)
 
     def _launched(
         self, facts: Facts, line: footprint.Resident, bin_: Bin, *, on_card: bool
@@ -345,7 +333,7 @@ class Registry:
             on_cpu_bin=bin_.cpu,
         )
 
-    def _need(self, facts: Facts, launch: Launch, bin_: Bin) -> tuple[Need, str]:
+    def _need(self, facts: Facts, launch: Launch, bin_: Bin) -> tuple[Need, Source]:
         return self._book.need(
             facts,
             launch,
@@ -357,6 +345,11 @@ class Registry:
     def _configured_bytes(self, facts: Facts) -> int | None:
         own: ModelConfig | None = self._models.get(_key(facts.name))
         return own.vram_bytes if own else None
+
+
+def _nameless(line: footprint.Resident) -> Facts:
+    """Deleted or replaced since it was loaded, before the gate ever saw it."""
+    return Facts(key=ModelKey(line.digest or line.name), name=line.name, size_bytes=line.size_bytes)
 
 
 def _key(name: str) -> str:

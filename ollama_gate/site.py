@@ -161,6 +161,8 @@ class Site:
         assert self._meters is not None
         await self._meters.stop()
         await self.gate.close()
+        if self._registry is not None:
+            await self._registry.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await self._ollama.close()

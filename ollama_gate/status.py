@@ -5,17 +5,39 @@ nothing outside. Nothing is worked out here that the scheduler did not say.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from ollama_gate.scheduler.types import BinView, Launch, Request, RunnerView, Snapshot, Waiting
+from ollama_gate.outlook import Outlook, Size
+from ollama_gate.scheduler.types import (
+    BinView,
+    Launch,
+    ModelKey,
+    Request,
+    RunnerState,
+    RunnerView,
+    Snapshot,
+    Waiting,
+)
 
 Json = dict[str, Any]
 
+_UNKNOWN: Final[Mapping[str, Any]] = dict.fromkeys(
+    ("num_ctx", "footprint_bytes", "source", "error")
+)
+
+_ELSEWHERE: Final[Mapping[str, Any]] = {**_UNKNOWN, "footprint_bytes": 0}
+"""What runs in the cloud takes nothing here."""
+
 
 def whole(
-    view: Snapshot, *, version: str, readings: Mapping[str, Json], decisions: list[Json]
+    view: Snapshot,
+    *,
+    version: str,
+    readings: Mapping[str, Json],
+    decisions: list[Json],
+    models: Iterable[Outlook] = (),
 ) -> Json:
     """Everything, for `/gate/status`.
 
@@ -24,7 +46,9 @@ def whole(
         version: of the gate.
         readings: for each bin with a card, the last reading, its source and its age.
         decisions: the last ones, newest first.
+        models: every one that the upstream lists.
     """
+    resident = {one.model for one in view.runners if one.state is RunnerState.RESIDENT}
     return {
         "version": version,
         "closing": view.closing,
@@ -40,7 +64,48 @@ def whole(
             {**_request(request, view.now), "bin": bin_id} for request, bin_id in view.running
         ],
         "decisions": decisions,
+        "models": [model(one, resident) for one in models],
     }
+
+
+def model(one: Outlook, resident: Container[ModelKey]) -> Json:
+    """One model, resident or not; what is not known yet is `null`."""
+    facts = one.facts
+    return {
+        "model": one.name,
+        "key": None if facts is None else facts.key,
+        "digest": one.digest,
+        "disk_bytes": one.disk_bytes,
+        "remote": None if facts is None else facts.remote,
+        "capabilities": None if facts is None else sorted(facts.capabilities),
+        "context_length": None if facts is None else facts.context_length,
+        **_automatic(one),
+        "footprints": [_size(size) for size in one.sizes],
+        "resident": facts is not None and facts.key in resident,
+        "load_s": _rounded(one.times.load_s),
+        "unload_s": _rounded(one.times.unload_s),
+        "service_s": _rounded(one.times.service_s),
+        "problem": one.problem or None,
+    }
+
+
+def _automatic(one: Outlook) -> Mapping[str, Any]:
+    if one.automatic is not None:
+        return _size(one.automatic)
+    return _ELSEWHERE if one.facts is not None and one.facts.remote else _UNKNOWN
+
+
+def _size(size: Size) -> Json:
+    return {
+        "num_ctx": size.num_ctx,
+        "footprint_bytes": size.footprint_bytes,
+        "source": size.source,
+        "error": _rounded(size.error),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def waiting(one: Waiting, now: float) -> Json:

@@ -569,7 +569,9 @@ async def test_the_status_shows_bins_runners_models_and_decisions(
     shown = await status(http, site)
     assert shown["bins"][0]["reading"]["source"] == "simulated"
     assert shown["bins"][0]["committed_bytes"] == shown["runners"][0]["footprint_bytes"] > 0
-    assert shown["models"][0]["source"] == "learned"
+    (model,) = [model for model in shown["models"] if model["model"] == SMALL]
+    assert (model["source"], model["resident"]) == ("learned", True)
+    assert model["footprint_bytes"] == shown["runners"][0]["footprint_bytes"]
     assert shown["decisions"][0]["what"] == "load"
 
 

@@ -9,14 +9,22 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from ollama_gate import registry as rooms
 from ollama_gate.config import Config, ModelConfig, UpstreamConfig
 from ollama_gate.errors import UpstreamGoneError, UpstreamRefusedError
 from ollama_gate.footprint import PROCESS_BYTES, Facts
 from ollama_gate.ollama import Ollama
+from ollama_gate.outlook import Averages, Outlook, Times
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.events import Resident
-from ollama_gate.scheduler.types import Bin, BinId, Launch, Priority, Request, RequestId
+from ollama_gate.scheduler.types import (
+    Bin,
+    BinId,
+    Launch,
+    ModelKey,
+    Priority,
+    Request,
+    RequestId,
+)
 from ollama_gate.simulator import Settings, SimulatedOllama, select
 from ollama_gate.simulator.refs import parse_name
 from ollama_gate.wire import Ask
@@ -31,33 +39,23 @@ CARD = Bin(id=BinId("local/0"), upstream="local")
 CPU = Bin(id=BinId("local/cpu"), upstream="local", cpu=True)
 
 
-class CountingOllama(Ollama):
-    """Remembers for which names it was asked to show something."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.shown: list[str] = []
-        self.asked = asyncio.Event()
-
-    async def show(self, name: str) -> Mapping[str, Any] | None:
-        self.shown.append(name)
-        self.asked.set()
-        return await super().show(name)
-
-
 @pytest.fixture
-async def client(ollama: SimulatedOllama) -> AsyncIterator[CountingOllama]:
-    async with opened(CountingOllama(ollama.url)) as client:
+async def client(ollama: SimulatedOllama) -> AsyncIterator[Ollama]:
+    async with opened(Ollama(ollama.url)) as client:
         yield client
 
 
-def registry_of(client: Ollama, *, bin_: Bin = CARD, **changes: Any) -> Registry:
-    config = Config(upstream=UpstreamConfig(url=client.url, context_length=4096))
-    return Registry(ollama=client, config=structs.replace(config, **changes), bins=(bin_,))
+def registry_of(
+    client: Ollama, *, bin_: Bin = CARD, averages: Averages | None = None, **changes: Any
+) -> Registry:
+    config = structs.replace(
+        Config(upstream=UpstreamConfig(url=client.url, context_length=4096)), **changes
+    )
+    return Registry(ollama=client, config=config, bins=(bin_,), averages=averages)
 
 
 @pytest.fixture
-def registry(client: CountingOllama) -> Registry:
+def registry(client: Ollama) -> Registry:
     return registry_of(client)
 
 
@@ -105,14 +103,6 @@ async def resident(registry: Registry) -> Resident:
 # ------------------------------------------------------------------------------- facts
 
 
-async def test_a_model_is_asked_for_once_whatever_its_spelling(
-    registry: Registry, client: CountingOllama
-) -> None:
-    keys = {(await known(registry, name)).key for name in SPELLINGS}
-    assert len(keys) == 1
-    assert client.shown == [SMALL]
-
-
 async def test_facts_are_those_of_show_and_tags(
     registry: Registry, ollama: SimulatedOllama
 ) -> None:
@@ -125,88 +115,80 @@ async def test_facts_are_those_of_show_and_tags(
     assert (await known(registry, EMBEDDER)).pooling is True
 
 
-async def test_many_who_ask_at_once_cause_one_question(
-    registry: Registry, client: CountingOllama
-) -> None:
-    facts = await asyncio.gather(*(registry.facts(name) for name in SPELLINGS * 5))
-    assert facts.count(facts[0]) == 20
-    assert len(client.shown) == 1
-    assert registry._asking == {}
+# ------------------------------------------------------------------------------- all of them
 
 
-async def test_an_answer_is_believed_for_a_while_only(
-    registry: Registry, client: CountingOllama, monkeypatch: pytest.MonkeyPatch
+async def outlook(registry: Registry, name: str = SMALL) -> Outlook:
+    """What is shown of one model; of one that is not listed yet, that."""
+    rows = [row for row in await registry.known() if row.name == name]
+    return rows[0] if rows else Outlook(name=name, digest="", disk_bytes=0)
+
+
+async def test_every_model_is_there_though_nobody_asked_for_it(
+    registry: Registry, client: Ollama
 ) -> None:
+    assert await registry.known() == []
     await known(registry, SMALL)
-    monkeypatch.setattr(rooms, "FRESH_S", -1.0)
+    rows = await registry.known()
+    assert [row.name for row in rows] == sorted(tag["name"] for tag in await client.tags())
+    unseen = [row for row in rows if row.facts is None]
+    assert len(unseen) > 5
+    assert {(row.automatic, row.sizes) for row in unseen} == {(None, ())}
+    assert all(row.disk_bytes and row.digest for row in unseen)
+
+
+async def test_a_model_is_shown_with_what_admission_would_book(registry: Registry) -> None:
     await known(registry, SMALL)
-    assert len(client.shown) == 2
+    row = await outlook(registry)
+    contexts = [size.num_ctx for size in row.sizes]
+    assert contexts == [4096, 8192, 16384, 32768, 65536, 131072]
+    for size in row.sizes:
+        wanted = await asked(registry, num_ctx=size.num_ctx)
+        assert size.footprint_bytes == wanted.needs[CARD.id].footprint_bytes
+        assert size.error is not None
+        assert 0 < size.error < 1
+    assert row.automatic == row.sizes[0]
+    registry.card_has(24 * GIB)
+    assert (await outlook(registry)).sizes is not row.sizes
+    assert (await outlook(registry)).sizes is (await outlook(registry)).sizes
 
 
-async def test_what_was_forgotten_is_asked_for_again(
-    registry: Registry, client: CountingOllama
-) -> None:
+async def test_an_automatic_context_between_the_others_is_shown_as_well(client: Ollama) -> None:
+    upstream = UpstreamConfig(url=client.url, context_length=5000)
+    registry = registry_of(client, upstream=upstream)
+    await known(registry, EMBEDDER)
+    row = await outlook(registry, f"{EMBEDDER}:latest")
+    assert [size.num_ctx for size in row.sizes] == [2048]
     await known(registry, SMALL)
-    registry.forget()
-    assert registry.known() == []
-    await known(registry, SMALL)
-    assert len(client.shown) == 2
+    row = await outlook(registry)
+    assert row.automatic is not None
+    assert row.automatic.num_ctx == 5000
+    assert row.automatic in row.sizes
 
 
-async def test_an_answer_from_before_a_pull_is_not_remembered_after_it(
-    registry: Registry, client: CountingOllama
-) -> None:
-    asking = asyncio.create_task(registry.facts(SMALL))
-    await asyncio.wait_for(client.asked.wait(), 5)
-    registry.forget()
-    assert await asking is not None
-    assert registry.known() == []
+async def test_what_runs_elsewhere_has_no_size(registry: Registry, client: Ollama) -> None:
+    (stub,) = [str(tag["name"]) for tag in await client.tags() if "remote_host" in tag]
+    # Asked for in the background as soon as it is seen that the upstream answers.
+    await registry.residents()
+    asking = registry._known._rounds._task
+    assert asking is not None
+    await asyncio.wait_for(asking, 10)
+    row = await outlook(registry, stub)
+    assert row.facts is not None
+    assert row.facts.remote
+    assert (row.automatic, row.sizes) == (None, ())
 
 
-@pytest.mark.parametrize("name", ["no-such-model", "", "a b", "../x", "llama3.2"])
-async def test_a_model_that_ollama_does_not_know_is_none(registry: Registry, name: str) -> None:
-    assert await registry.facts(name) is None
-    assert registry.known() == []
+async def test_times_are_those_of_whoever_keeps_them(client: Ollama) -> None:
+    class Kept:
+        def times(self, model: ModelKey) -> Times:
+            return Times(load_s=1.0) if model == key else Times()
 
-
-async def test_a_model_that_is_deleted_is_known_no_more(
-    registry: Registry, ollama: SimulatedOllama, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await known(registry, SMALL)
-    delete(ollama, SMALL)
-    monkeypatch.setattr(rooms, "FRESH_S", -1.0)
-    assert await registry.facts(SMALL) is None
-    assert registry.known() == []
-
-
-async def test_what_was_known_is_believed_while_the_upstream_is_away(
-    registry: Registry, ollama: SimulatedOllama, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = await known(registry, SMALL)
-    monkeypatch.setattr(rooms, "FRESH_S", -1.0)
-    await ollama.go_down()
-    assert await registry.facts(SMALL) == before
-    with pytest.raises(UpstreamGoneError):
-        await registry.facts(EMBEDDER)
-    assert registry._asking == {}
-    await ollama.come_back()
-    assert await registry.facts(SMALL) == before
-    assert await registry.facts(EMBEDDER) is not None
-
-
-class TaglessOllama(Ollama):
-    """One whose list of models is somebody else's."""
-
-    async def tags(self) -> list[Mapping[str, Any]]:
-        raise UpstreamRefusedError(404, "404 page not found")
-
-
-async def test_without_a_list_of_models_a_size_is_missing_and_nothing_else(
-    ollama: SimulatedOllama,
-) -> None:
-    async with opened(TaglessOllama(ollama.url)) as client:
-        facts = await known(registry_of(client), SMALL)
-    assert facts.context_length == 131072
+    registry = registry_of(client, averages=Kept())
+    key = (await known(registry, SMALL)).key
+    await known(registry, EMBEDDER)
+    assert (await outlook(registry)).times == Times(load_s=1.0)
+    assert (await outlook(registry, f"{EMBEDDER}:latest")).times == Times()
 
 
 # ------------------------------------------------------------------------------- requests
@@ -232,7 +214,7 @@ async def test_a_context_is_at_most_what_the_model_was_trained_for(registry: Reg
     assert (await asked(registry, num_ctx=10_000_000)).num_ctx == 131072
 
 
-async def test_the_context_that_nobody_named_is_ollamas_default(client: CountingOllama) -> None:
+async def test_the_context_that_nobody_named_is_ollamas_default(client: Ollama) -> None:
     registry = registry_of(client, upstream=UpstreamConfig(url=client.url))
     assert (await asked(registry)).num_ctx == 4096
     registry.card_has(24 * GIB)
@@ -256,7 +238,7 @@ async def test_a_modelfiles_parameters_stand_below_a_requests_options() -> None:
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 async def test_a_models_own_settings_hold_for_every_spelling_of_its_name(
-    client: CountingOllama, spelling: str
+    client: Ollama, spelling: str
 ) -> None:
     own = ModelConfig(
         vram_bytes=3 * GIB, max_concurrent=2, priority=Priority.LOW, keep_alive_s=math.inf
@@ -279,14 +261,14 @@ async def test_a_models_own_settings_hold_for_every_spelling_of_its_name(
 
 @pytest.mark.parametrize("priority", list(Priority))
 async def test_a_requests_own_priority_stands_above_its_models(
-    client: CountingOllama, priority: Priority
+    client: Ollama, priority: Priority
 ) -> None:
     registry = registry_of(client, models={SMALL: ModelConfig(priority=Priority.LOW)})
     assert (await asked(registry, priority=priority)).priority is priority
 
 
 async def test_a_model_is_never_served_more_at_once_than_ollama_serves(
-    client: CountingOllama,
+    client: Ollama,
 ) -> None:
     upstream = UpstreamConfig(url=client.url, num_parallel=2)
     models = {SMALL: ModelConfig(max_concurrent=9), EMBEDDER: ModelConfig(max_concurrent=9)}
@@ -307,9 +289,7 @@ async def test_nothing_is_resident_at_first(registry: Registry) -> None:
     assert await registry.residents() == ()
 
 
-async def test_a_runner_is_seen_with_what_it_takes(
-    registry: Registry, client: CountingOllama
-) -> None:
+async def test_a_runner_is_seen_with_what_it_takes(registry: Registry, client: Ollama) -> None:
     await load(client, SMALL, num_ctx=8192)
     (line,) = await client.residents()
     seen = await resident(registry)
@@ -328,7 +308,7 @@ async def test_a_runner_is_seen_with_what_it_takes(
 
 
 async def test_a_runner_with_the_context_that_nobody_named_serves_those_who_name_none(
-    registry: Registry, client: CountingOllama
+    registry: Registry, client: Ollama
 ) -> None:
     await load(client, SMALL)
     assert (await resident(registry)).launch == Launch()
@@ -336,31 +316,33 @@ async def test_a_runner_with_the_context_that_nobody_named_serves_those_who_name
 
 async def test_what_a_runner_took_is_what_the_next_will_need(make_ollama: MakeOllama) -> None:
     larger = await make_ollama(size_error=(0.05, 0.05))
-    async with opened(CountingOllama(larger.url)) as client:
+    async with opened(Ollama(larger.url)) as client:
         registry = registry_of(client)
         guess = (await asked(registry)).needs[CARD.id].footprint_bytes
-        assert [row["source"] for row in registry.known()] == ["estimated"]
+        before = (await outlook(registry)).automatic
         await load(client, SMALL)
         seen = await resident(registry)
         needed = (await asked(registry)).needs[CARD.id].footprint_bytes
+        after = (await outlook(registry)).automatic
     assert needed == seen.footprint_bytes > guess
-    (row,) = registry.known()
-    assert row["source"] == "learned"
-    assert row["footprint_bytes"] == seen.footprint_bytes
+    assert before is not None
+    assert (before.source, before.footprint_bytes) == ("estimated", guess)
+    assert after is not None
+    assert (after.source, after.footprint_bytes) == ("learned", seen.footprint_bytes)
 
 
-async def test_a_configured_footprint_stands_above_what_was_seen(client: CountingOllama) -> None:
+async def test_a_configured_footprint_stands_above_what_was_seen(client: Ollama) -> None:
     registry = registry_of(client, models={SMALL.upper(): ModelConfig(vram_bytes=5 * GIB)})
     await load(client, SMALL)
     seen = await resident(registry)
     assert seen.footprint_bytes == 5 * GIB
     assert seen.reported_bytes < 5 * GIB
     assert (await asked(registry)).needs[CARD.id].footprint_bytes == 5 * GIB
-    assert [row["source"] for row in registry.known()] == ["configured"]
+    assert {size.source for size in (await outlook(registry)).sizes} == {"configured"}
 
 
 async def test_a_runner_that_was_put_on_the_cpu_is_told_from_the_others(
-    registry: Registry, client: CountingOllama
+    registry: Registry, client: Ollama
 ) -> None:
     await load(client, SMALL, num_gpu=0)
     seen = await resident(registry)
@@ -380,7 +362,7 @@ async def test_on_a_cpu_bin_a_runner_takes_its_whole_size(make_ollama: MakeOllam
 
 
 async def test_an_embedding_model_is_seen_like_any_other(
-    registry: Registry, client: CountingOllama
+    registry: Registry, client: Ollama
 ) -> None:
     await load(client, EMBEDDER)
     seen = await resident(registry)
@@ -390,7 +372,7 @@ async def test_an_embedding_model_is_seen_like_any_other(
 
 
 async def test_a_model_deleted_while_it_is_loaded_still_takes_its_memory(
-    registry: Registry, client: CountingOllama, ollama: SimulatedOllama
+    registry: Registry, client: Ollama, ollama: SimulatedOllama
 ) -> None:
     await load(client, SMALL)
     delete(ollama, SMALL)
@@ -415,15 +397,15 @@ def delete(ollama: SimulatedOllama, name: str) -> None:
 # ---------------------------------------------------------------- a name that means something else
 
 
-class Renamed(CountingOllama):
+class Renamed(Ollama):
     """An Ollama in which one name was given to another model behind the gate's back."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.now: dict[str, str] = {}
 
-    async def show(self, name: str) -> Mapping[str, Any] | None:
-        return await super().show(self.now.get(name, name))
+    async def show(self, name: str, *, verbose: bool = False) -> Mapping[str, Any] | None:
+        return await super().show(self.now.get(name, name), verbose=verbose)
 
     async def tags(self) -> list[Mapping[str, Any]]:
         tags = await super().tags()
@@ -439,8 +421,8 @@ async def test_a_runner_is_known_by_its_digest_when_its_name_means_another_model
         before = await known(registry, SMALL)
         await load(client)
         client.now[SMALL] = "qwen2.5:0.5b"
-        registry.forget()
-        assert (await known(registry, SMALL)).key != before.key
+        with registry.changing([SMALL]):
+            assert (await known(registry, SMALL)).key != before.key
         (resident,) = await registry.residents()
         assert (resident.model, resident.name) == (before.key, SMALL)
 
@@ -458,7 +440,7 @@ async def test_a_runner_whose_model_was_never_seen_is_known_by_its_digest_alone(
 
 
 async def test_a_runner_that_was_given_up_is_overlooked_until_it_has_gone(
-    client: CountingOllama, registry: Registry, ollama: SimulatedOllama
+    client: Ollama, registry: Registry, ollama: SimulatedOllama
 ) -> None:
     await load(client)
     (resident,) = await registry.residents()
@@ -476,9 +458,9 @@ async def test_a_runner_that_was_given_up_is_overlooked_until_it_has_gone(
 async def test_a_model_that_ollama_cannot_show_is_not_taken_for_an_unknown_one(
     ollama: SimulatedOllama,
 ) -> None:
-    class Failing(CountingOllama):
-        async def show(self, name: str) -> Mapping[str, Any] | None:
-            raise UpstreamRefusedError(500, f"{name}: unexpected EOF")
+    class Failing(Ollama):
+        async def show(self, name: str, *, verbose: bool = False) -> Mapping[str, Any] | None:
+            raise UpstreamRefusedError(500, f"{name}: unexpected EOF (verbose: {verbose})")
 
     async with opened(Failing(ollama.url)) as client:
         with pytest.raises(UpstreamRefusedError, match="unexpected EOF"):
@@ -487,7 +469,7 @@ async def test_a_model_that_ollama_cannot_show_is_not_taken_for_an_unknown_one(
 
 async def test_before_a_cpu_alone_a_budget_means_main_memory(make_ollama: MakeOllama) -> None:
     ollama = await make_ollama(cards=())
-    async with opened(CountingOllama(ollama.url)) as client:
+    async with opened(Ollama(ollama.url)) as client:
         await load(client)
         budget = dataclasses.replace(CARD, capacity_bytes=8 * GIB)
         (resident,) = await registry_of(client, bin_=budget).residents()

@@ -1,5 +1,6 @@
 """The scheduler's snapshot as JSON, from snapshots made by hand."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from ollama_gate import status
+from ollama_gate.footprint import Facts
+from ollama_gate.outlook import Outlook, Size, Times
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
@@ -110,6 +113,7 @@ def test_when_nothing_happens_everything_is_empty() -> None:
         "waiting": [],
         "running": [],
         "decisions": [],
+        "models": [],
     }
 
 
@@ -254,3 +258,83 @@ def test_decisions_are_passed_on() -> None:
     assert (
         status.whole(EMPTY, version="", readings={}, decisions=decisions)["decisions"] == decisions
     )
+
+
+# ------------------------------------------------------------------------------- models
+
+FACTS = Facts(
+    key=ModelKey("sha256-a"),
+    name="a",
+    size_bytes=9,
+    context_length=8192,
+    capabilities=frozenset({"tools", "completion"}),
+)
+
+
+def shown(*models: Outlook, runners: tuple[RunnerView, ...] = ()) -> list[dict[str, Any]]:
+    view = dataclasses.replace(EMPTY, runners=runners)
+    whole = status.whole(view, version="", readings={}, decisions=[], models=models)
+    read: dict[str, Any] = json.loads(json.dumps(whole, allow_nan=False))
+    assert read == whole, "a client reads what was said"
+    models_read: list[dict[str, Any]] = read["models"]
+    return models_read
+
+
+def test_a_model_shows_what_it_would_take_and_how_long_it_took() -> None:
+    small = Size(num_ctx=4096, footprint_bytes=5, source="learned", error=None)
+    large = Size(num_ctx=8192, footprint_bytes=7, source="estimated", error=0.08199)
+    times = Times(load_s=1.23456, service_s=20.0)
+    one = Outlook(
+        name="a",
+        digest="d",
+        disk_bytes=10,
+        facts=FACTS,
+        automatic=small,
+        sizes=(small, large),
+        times=times,
+    )
+    first = {"num_ctx": 4096, "footprint_bytes": 5, "source": "learned", "error": None}
+    assert shown(one) == [
+        {
+            "model": "a",
+            "key": "sha256-a",
+            "digest": "d",
+            "disk_bytes": 10,
+            "remote": False,
+            "capabilities": ["completion", "tools"],
+            "context_length": 8192,
+            **first,
+            "footprints": [
+                first,
+                {"num_ctx": 8192, "footprint_bytes": 7, "source": "estimated", "error": 0.082},
+            ],
+            "resident": False,
+            "load_s": 1.235,
+            "unload_s": None,
+            "service_s": 20.0,
+            "problem": None,
+        }
+    ]
+
+
+def test_what_is_not_known_of_a_model_yet_is_null() -> None:
+    (one,) = shown(Outlook(name="a", digest="d", disk_bytes=10, problem="unexpected EOF"))
+    assert one["problem"] == "unexpected EOF"
+    unknown = ("key", "remote", "capabilities", "num_ctx", "footprint_bytes", "source", "error")
+    assert {one[key] for key in unknown} == {None}
+    assert (one["footprints"], one["resident"]) == ([], False)
+
+
+def test_a_model_that_runs_elsewhere_takes_nothing() -> None:
+    far = dataclasses.replace(FACTS, remote=True)
+    (one,) = shown(Outlook(name="a", digest="d", disk_bytes=10, facts=far))
+    assert (one["remote"], one["footprint_bytes"], one["num_ctx"]) == (True, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "resident"), [(RunnerState.RESIDENT, True), (RunnerState.LOADING, False)]
+)
+def test_a_model_is_resident_when_its_runner_is(state: RunnerState, resident: bool) -> None:
+    aliases = [Outlook(name=name, digest="d", disk_bytes=1, facts=FACTS) for name in ("a", "b")]
+    rows = shown(*aliases, runners=(runner(state=state),))
+    assert [row["resident"] for row in rows] == [resident, resident]

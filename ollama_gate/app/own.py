@@ -71,16 +71,21 @@ class Own:
 
     async def _status(self) -> web.Response:
         """Everything: bins, runners, models, the queue, the last decisions."""
+        models = await self._registry.known()
         view = self._gate.snapshot()
         decisions = [
             {"ago_s": round(view.now - one.at, 3), "what": one.what, **one.fields}
             for one in reversed(self._gate.decisions)
         ]
         whole = status.whole(
-            view, version=__version__, readings=self._readings(), decisions=decisions
+            view,
+            version=__version__,
+            readings=self._readings(),
+            decisions=decisions,
+            models=models,
         )
         whole["queue"]["outside"] = self._gate.outside
-        return web.json_response({**whole, "models": self._registry.known()})
+        return web.json_response(whole)
 
     async def _request(self, request: Caller, given: str) -> web.Response:
         """Where one request stands; DELETE withdraws it."""

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -118,19 +118,19 @@ class Passage:
     async def _change(self, request: Caller) -> web.StreamResponse:
         """Relay what gives a name another meaning, once its runner has left it."""
         begun, whole = await relaying.begin(request, PEEK_BYTES)
-        try:
+        changed = wire.changed_names(begun) if whole else ()
+        # The new meaning may be there before the last byte of the answer is here.
+        with self._registry.changing(changed):
             if not whole:
                 rest = relaying.after(begun, request.content.iter_any())
                 return await self.send(request, rest)
             with contextlib.suppress(UpstreamError):
-                await self._vacate(begun)
+                await self._vacate(changed)
             return await self.send(request, begun if request.body_exists else None)
-        finally:
-            self._registry.forget()
 
-    async def _vacate(self, body: bytes) -> None:
-        """Unload what a body would replace or delete: afterwards no name would reach it."""
-        for name in wire.changed_names(body):
+    async def _vacate(self, changed: Sequence[str]) -> None:
+        """Unload what would be replaced or deleted: afterwards no name would reach it."""
+        for name in changed:
             facts = await self._registry.facts(name)
             if facts is not None:
                 await self._gate.vacate(facts.key, VACATE_S)
