@@ -49,6 +49,11 @@ class Engine:
     async def load(self, command: Load) -> Loaded | LoadFailed | Interrupted:
         """Load a model, and see what it takes."""
         try:
+            facts = await self._registry.facts(command.name, strict=True)
+            if facts is not None and facts.key != command.model:
+                # Whatever has that name now, nobody has made room for it.
+                text = f"{command.name} means another model since it was asked for; ask again"
+                return LoadFailed(status=HTTPStatus.SERVICE_UNAVAILABLE, text=text)
             await self._load(command.name, command.launch, FOREVER)
             residents = await self._registry.residents()
         except UpstreamRefusedError as error:

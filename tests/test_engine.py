@@ -80,9 +80,15 @@ async def key_of(registry: Registry, name: str) -> ModelKey:
 async def load(
     engine: Engine, registry: Registry, name: str = SMALL, num_ctx: int | None = None
 ) -> Loaded | LoadFailed | Interrupted:
-    command = Load(
+    command = load_of(await key_of(registry, name), name, num_ctx)
+    async with asyncio.timeout(LIMIT_S):
+        return await engine.load(command)
+
+
+def load_of(model: ModelKey, name: str, num_ctx: int | None = None) -> Load:
+    return Load(
         bin=HERE,
-        model=await key_of(registry, name),
+        model=model,
         name=name,
         launch=Launch(num_ctx=num_ctx),
         footprint_bytes=1,
@@ -91,8 +97,6 @@ async def load(
         for_request=RequestId("r"),
         waited_s=0.0,
     )
-    async with asyncio.timeout(LIMIT_S):
-        return await engine.load(command)
 
 
 async def unload(engine: Engine, registry: Registry, name: str = SMALL) -> bool:
@@ -103,6 +107,17 @@ async def unload(engine: Engine, registry: Registry, name: str = SMALL) -> bool:
 
 
 # ------------------------------------------------------------------------------- loads
+
+
+async def test_a_name_that_means_another_model_by_now_is_not_loaded(
+    engine: Engine, registry: Registry, upstream: Upstream
+) -> None:
+    command = load_of(await key_of(registry, EMBEDDER), SMALL)
+    async with asyncio.timeout(LIMIT_S):
+        outcome = await engine.load(command)
+    assert isinstance(outcome, LoadFailed)
+    assert (outcome.status, "another model" in outcome.text) == (503, True)
+    assert await upstream.residents() == []
 
 
 async def test_a_chat_model_is_loaded_for_ever_with_its_options(
