@@ -379,6 +379,42 @@ async def test_residents_and_tags_are_given_as_they_come(
     ]
 
 
+async def test_a_verbose_show_comes_with_its_lists_and_without_the_vocabulary(
+    upstreams: Upstreams,
+) -> None:
+    said: list[Any] = []
+
+    async def play(conversation: Conversation) -> None:
+        head = await conversation.head()
+        length = next(line for line in head if line.lower().startswith("content-length"))
+        said.append(json.loads(await conversation.read(int(length.partition(":")[2]))))
+        info = {"a.heads": [1, 0], "tokenizer.ggml.tokens": ["a", "b"], 'odd "key"': None}
+        await conversation.say(as_json({"model_info": info, "parameters": "num_ctx 5"}))
+
+    shown = await (await upstreams.start(play)).show("a", verbose=True)
+    assert said == [{"model": "a", "verbose": True}]
+    assert shown == {
+        "model_info": {"a.heads": [1, 0], 'odd "key"': None},
+        "parameters": "num_ctx 5",
+    }
+
+
+@pytest.mark.parametrize("answer", [{"a": 1}, {"model_info": None}, {"model_info": [1]}])
+async def test_a_verbose_show_of_an_odd_kind_is_read_as_it_is(
+    upstreams: Upstreams, answer: dict[str, Any]
+) -> None:
+    shown = await (await upstreams.answering(as_json(answer))).show("a", verbose=True)
+    assert shown is not None
+    assert {"model_info": {}, **answer} in (shown, {"model_info": {}, **shown})
+
+
+async def test_a_verbose_show_that_is_refused_is_refused(upstreams: Upstreams) -> None:
+    for answer in (as_json({"error": "no"}, "500 Oh"), reply(b"{", "500 Oh")):
+        with pytest.raises(UpstreamRefusedError) as caught:
+            await (await upstreams.answering(answer)).show("a", verbose=True)
+        assert caught.value.status == 500
+
+
 async def test_a_name_that_ollama_does_not_know_shows_nothing(upstreams: Upstreams) -> None:
     unknown = await upstreams.answering(as_json({"error": "model 'a' not found"}, "404 Not Found"))
     assert await unknown.show("a") is None
