@@ -1,15 +1,17 @@
 """The command line: the only place that prints.
 
-Exit status: 0 when all went well, 2 for a wrong command line or configuration.
+Exit status: 0 when all went well, 2 for a wrong command line or configuration, 1 where an upstream
+could not say what it was asked.
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 from msgspec import structs
@@ -18,7 +20,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ollama_gate import __version__, config, log
-from ollama_gate.errors import ConfigError, ListenError
+from ollama_gate.config.structs import KvCacheType
+from ollama_gate.errors import ConfigError, ListenError, ModelUnknownError, UpstreamError
+from ollama_gate.estimate import Asked, Report, Row, from_file, from_upstream
 from ollama_gate.gpu import Card
 from ollama_gate.simulator import Settings, SimulatedOllama
 from ollama_gate.simulator.demo import SimulatedCard, run_demo
@@ -27,6 +31,7 @@ from ollama_gate.site import Site
 _system = log.get(log.Component.SYSTEM)
 
 USAGE_ERROR = 2
+NO_ANSWER = 1
 
 SIMULATED_CONTEXT = 4096
 
@@ -85,6 +90,125 @@ def demo(*, keep: bool) -> None:
     _run(_demonstrate(keep=keep))
 
 
+class _Size(click.ParamType):
+    """Bytes, also as `4.7GB` or `21GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """A size above 0."""
+        try:
+            size_bytes = config.parse_size(str(value))
+        except ValueError:
+            size_bytes = 0
+        if size_bytes <= 0:
+            self.fail(f"{value!r} is no size above 0, such as 4683087332 or 4.7GB", param, ctx)
+        return size_bytes
+
+
+@main.command()
+@click.argument("model", required=False)
+@_config_option
+@_upstream_option
+@click.option(
+    "--show",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The answer of /api/show as JSON, instead of an upstream that has the model.",
+)
+@click.option("--size", type=_Size(), metavar="BYTES", help="Of the model on disk, with --show.")
+@click.option("--num-ctx", type=click.IntRange(min=1), help="Context, as a request asks for it.")
+@click.option("--num-parallel", type=click.IntRange(min=1), help="OLLAMA_NUM_PARALLEL to assume.")
+@click.option(
+    "--kv-cache-type",
+    type=click.Choice(get_args(KvCacheType)),
+    help="OLLAMA_KV_CACHE_TYPE to assume.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For a program to read.")
+def estimate(
+    model: str | None,
+    path: Path | None,
+    upstream: str | None,
+    show: Path | None,
+    size: int | None,
+    num_ctx: int | None,
+    num_parallel: int | None,
+    kv_cache_type: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Say how much memory MODEL would take, part by part, and in which contexts it would fit."""
+    if size is not None and show is None:
+        raise click.UsageError("--size goes with --show: an upstream says itself")
+    if model is None and show is None:
+        raise click.UsageError("name a MODEL that the upstream has, or give --show FILE")
+    effective = _effective(path, upstream=upstream).config
+    asked = Asked(
+        model=model or (show.stem if show else ""),
+        num_ctx=num_ctx,
+        num_parallel=num_parallel,
+        kv_cache_type=kv_cache_type,
+    )
+    work = from_file(effective, asked, show, size) if show else from_upstream(effective, asked)
+    try:
+        report = asyncio.run(work)
+    except ConfigError as error:
+        _fail(str(error))
+    except (ModelUnknownError, UpstreamError) as error:
+        _fail(str(error), NO_ANSWER)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        _print_report(report, _console(sys.stdout))
+
+
+def _print_report(report: Report, console: Console) -> None:
+    if report.remote:
+        console.print(f"{escape(report.model)} runs elsewhere and takes nothing here.")
+        return
+    whole = report.estimate
+    console.print(
+        f"{escape(report.model)}: {log.size(report.total_bytes)} ({report.source}, "
+        f"±{report.error:.0%}) with {whole.num_ctx} tokens of context for each of "
+        f"{whole.parallel} slot(s); /api/ps would show {log.size(whole.size_vram_bytes)}",
+        highlight=False,
+    )
+    table = Table("part", "bytes", "±", "from", box=None, pad_edge=False)
+    for part in whole.parts:
+        error = str(log.size(part.error_bytes)) if part.error_bytes else ""
+        table.add_row(part.what, str(log.size(part.bytes)), error, escape(part.source))
+    if report.configured_bytes is not None:
+        table.add_row("configured", str(log.size(report.configured_bytes)), "", "gate.yaml")
+    console.print(table)
+    console.print(_memory_line(report), highlight=False)
+    table = Table("context", "takes", "size_vram", "fits", box=None, pad_edge=False)
+    for row in report.rows:
+        context = f"{row.num_ctx}{' *' if row.in_effect else ''}"
+        sizes = (str(log.size(row.total_bytes)), str(log.size(row.size_vram_bytes)))
+        table.add_row(context, *sizes, _fits(row, report))
+    console.print(table)
+    console.print("* in effect for a request that names no other", highlight=False)
+
+
+def _fits(row: Row, report: Report) -> str:
+    if row.fits == "beside what is loaded" and not report.memory.loaded:
+        return "yes"
+    return f"{row.fits} ({row.cpu_share:.0%})" if row.cpu_share else row.fits
+
+
+def _memory_line(report: Report) -> str:
+    memory = report.memory
+    if memory.total_bytes is None:
+        return f"memory: unknown ({escape(memory.note)})"
+    free = "" if memory.free_bytes is None else f", free {log.size(memory.free_bytes)}"
+    loaded = ", ".join(map(escape, memory.loaded)) or "nothing else"
+    return (
+        f"memory: {log.size(memory.total_bytes)} ({memory.source}{' ' if memory.device else ''}"
+        f"{escape(memory.device)}), for models {log.size(memory.planned_bytes or 0)}{free}; "
+        f"loaded: {loaded}"
+    )
+
+
 def _effective(path: Path | None, **flags: str | None) -> config.Effective:
     given = {name: value for name, value in flags.items() if value is not None}
     try:
@@ -93,9 +217,9 @@ def _effective(path: Path | None, **flags: str | None) -> config.Effective:
         _fail(str(error))
 
 
-def _fail(text: str) -> NoReturn:
+def _fail(text: str, status: int = USAGE_ERROR) -> NoReturn:
     click.echo(text, err=True)
-    raise SystemExit(USAGE_ERROR)
+    raise SystemExit(status)
 
 
 def _console(stream: Any) -> Console:

@@ -55,6 +55,10 @@ class UpstreamRefusedError(UpstreamError):
         self.text = text
 
 
+class ModelUnknownError(GateError):
+    """An upstream has no model of the name that somebody asked about."""
+
+
 class CardError(GateError):
     """No reading from a card, or from the system's memory; the text says what to do."""
 

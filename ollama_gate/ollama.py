@@ -107,6 +107,11 @@ class Ollama:
         """The models of `GET /api/tags`; raises as `residents` does."""
         return _records(await self._ask("GET", "/api/tags"), "/api/tags")
 
+    async def version(self) -> str:
+        """Ollama's own, such as `0.32.15`; empty where it does not say. Raises as `residents`."""
+        version = (await self._ask("GET", "/api/version")).get("version")
+        return version if isinstance(version, str) else ""
+
     async def show(self, name: str, *, verbose: bool = False) -> Mapping[str, Any] | None:
         """What `POST /api/show` says of a model, or `None` if Ollama knows no such name.
 

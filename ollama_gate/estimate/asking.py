@@ -1,0 +1,250 @@
+"""Finding out what a report needs: from an upstream and a card, or from a file.
+
+One question each, and no memory of the answers.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from yarl import URL
+
+from ollama_gate import footprint, gpu, names
+from ollama_gate.config import Card, Config, UpstreamConfig
+from ollama_gate.errors import CardError, ConfigError, ModelUnknownError
+from ollama_gate.estimate.report import Memory, Report, Row, contexts, fit
+from ollama_gate.footprint import Facts, Resident, Settings
+from ollama_gate.ollama import Ollama
+from ollama_gate.scheduler.memory import DEFAULT_RESERVE_BYTES, DEFAULT_RESERVE_SHARE
+from ollama_gate.scheduler.types import Launch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the report is about; `None` leaves it to the configuration, or to Ollama.
+
+    Attributes:
+        model: its name.
+        num_ctx: as a request would ask for it.
+        num_parallel: instead of the configured one.
+        kv_cache_type: likewise.
+    """
+
+    model: str
+    num_ctx: int | None = None
+    num_parallel: int | None = None
+    kv_cache_type: str | None = None
+
+
+async def from_upstream(config: Config, asked: Asked, *, card: gpu.Card | None = None) -> Report:
+    """Report on a model that the configured upstream has.
+
+    Args:
+        config: what is in effect.
+        asked: the model, and what to assume.
+        card: what to read instead of the card that the configuration leads to.
+
+    Raises:
+        ModelUnknownError: the upstream has no such model.
+        UpstreamError: it does not answer, or cannot say.
+    """
+    ollama = Ollama(config.upstream.url)
+    await ollama.open()
+    try:
+        facts = await _facts(ollama, asked.model)
+        version = await ollama.version()
+        loaded = [footprint.read_ps(entry) for entry in await ollama.residents()]
+    finally:
+        await ollama.close()
+    memory = await asyncio.to_thread(at_hand, config, asked.model, loaded, card)
+    return _report(config, asked, facts, memory, version=version)
+
+
+async def from_file(
+    config: Config,
+    asked: Asked,
+    path: Path,
+    size_bytes: int | None,
+    *,
+    card: gpu.Card | None = None,
+) -> Report:
+    """Report on a model of which there is only the answer of `/api/show`, in a file.
+
+    Args:
+        config: what is in effect.
+        asked: the model, and what to assume.
+        path: of the file.
+        size_bytes: of the model on disk; `None` will do where the file lists the tensors.
+        card: what to read instead of the card that the configuration leads to.
+
+    Raises:
+        ConfigError: there is no such file, or it says too little.
+    """
+    show = await asyncio.to_thread(_read, path)
+    facts = footprint.read_show(asked.model, show, size_bytes or 0)
+    if not facts.remote and not facts.size_bytes:
+        raise ConfigError(f"{path} lists no tensors: --size must say how large the model is")
+    memory = await asyncio.to_thread(at_hand, config, asked.model, (), card)
+    if memory.cpu and config.upstream.gpus != "cpu":
+        # A file may be of a model for any machine, and that is likelier to have a card.
+        memory = Memory(note="no card here")
+    return _report(config, asked, facts, memory)
+
+
+def at_hand(
+    config: Config, model: str, loaded: Sequence[Resident], card: gpu.Card | None = None
+) -> Memory:
+    """What memory the upstream can use, and what is left of it. Blocks, as a reading does.
+
+    Args:
+        config: what is in effect.
+        model: the one in question; if it is loaded, its memory counts as free.
+        loaded: what `/api/ps` shows.
+        card: what to read instead of the card that the configuration leads to.
+    """
+    gpus = config.upstream.gpus
+    if isinstance(gpus, Card):
+        budget = gpus.vram_bytes
+        memory = Memory(source="config", total_bytes=budget, planned_bytes=budget)
+        return _with_loaded(memory, model, loaded)
+    card = card or gpu.find_card(gpus, upstream_is_local=_is_local(config.upstream))
+    if card is None:
+        memory = Memory(note="nothing here reads that machine's memory")
+    else:
+        try:
+            reading = card.read()
+        except CardError as error:
+            memory = Memory(note=str(error))
+        else:
+            cpu = gpus == "cpu" or reading.source == "system"
+            memory = _read_memory(reading, config.vram.reserve_bytes, cpu=cpu)
+    if memory.cpu and any(each.size_vram_bytes for each in loaded):
+        memory = Memory(note="Ollama uses a card that nothing here reads")
+    return _with_loaded(memory, model, loaded)
+
+
+def _read_memory(reading: gpu.Reading, reserve_bytes: int | None, *, cpu: bool) -> Memory:
+    total_bytes = reading.total_bytes
+    if reserve_bytes is None:
+        reserve_bytes = max(DEFAULT_RESERVE_BYTES, int(total_bytes * DEFAULT_RESERVE_SHARE))
+    return Memory(
+        source=reading.source,
+        device=reading.device,
+        total_bytes=total_bytes,
+        planned_bytes=max(0, total_bytes - reserve_bytes),
+        free_bytes=max(0, total_bytes - reading.used_bytes - reserve_bytes),
+        cpu=cpu,
+    )
+
+
+def _with_loaded(memory: Memory, model: str, loaded: Sequence[Resident]) -> Memory:
+    own = sum(_taken(each, memory) for each in loaded if _key(each.name) == _key(model))
+    others = [each for each in loaded if _key(each.name) != _key(model)]
+    free_bytes = memory.free_bytes
+    return replace(
+        memory,
+        free_bytes=None if free_bytes is None else free_bytes + own,
+        loaded_bytes=sum(_taken(each, memory) for each in others),
+        loaded=tuple(each.name for each in others),
+    )
+
+
+def _taken(loaded: Resident, memory: Memory) -> int:
+    if memory.cpu:
+        return loaded.size_bytes
+    return loaded.size_vram_bytes + footprint.PROCESS_BYTES if loaded.size_vram_bytes else 0
+
+
+async def _facts(ollama: Ollama, name: str) -> Facts:
+    show = await ollama.show(name)
+    if show is None:
+        raise ModelUnknownError(f"{ollama.url} has no model {name!r}")
+    size_bytes, digest = 0, ""
+    for tag in await ollama.tags():
+        if _key(str(tag.get("name"))) == _key(name) and isinstance(tag.get("size"), int):
+            size_bytes, digest = int(tag["size"]), str(tag.get("digest", ""))
+    facts = footprint.read_show(name, show, size_bytes, digest=digest)
+    if not facts.withheld:
+        return facts
+    whole = await ollama.show(name, verbose=True)
+    return footprint.read_show(name, whole or show, size_bytes, digest=digest)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        show = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(show, dict):
+        raise ConfigError(f"{path} is not an answer of /api/show: an object is expected")
+    return show
+
+
+def _report(
+    config: Config, asked: Asked, facts: Facts, memory: Memory, *, version: str = ""
+) -> Report:
+    settings = _settings(config.upstream, config.vram.safety, asked, memory, version)
+    launch = Launch(num_ctx=asked.num_ctx)
+    whole = footprint.estimate(facts, launch, settings, on_cpu_bin=memory.cpu)
+    own = {_key(name): model for name, model in config.models.items()}.get(_key(facts.name))
+    report = Report(
+        model=facts.name,
+        estimate=whole,
+        configured_bytes=own.vram_bytes if own and not facts.remote else None,
+        memory=memory,
+        remote=facts.remote,
+    )
+    if facts.remote:
+        return report
+    lengths = contexts(facts.context_length, whole.num_ctx)
+    return replace(report, rows=tuple(_row(report, facts, settings, length) for length in lengths))
+
+
+def _row(report: Report, facts: Facts, settings: Settings, length: int) -> Row:
+    estimate = footprint.estimate(
+        facts, Launch(num_ctx=length), settings, on_cpu_bin=report.memory.cpu
+    )
+    configured = report.configured_bytes
+    total_bytes = estimate.total_bytes if configured is None else configured
+    where, cpu_share = fit(total_bytes, report.memory)
+    return Row(
+        num_ctx=length,
+        total_bytes=total_bytes,
+        size_vram_bytes=estimate.size_vram_bytes,
+        fits=where,
+        cpu_share=cpu_share,
+        in_effect=length == report.estimate.num_ctx,
+    )
+
+
+def _settings(
+    upstream: UpstreamConfig, safety: float, asked: Asked, memory: Memory, version: str
+) -> Settings:
+    return Settings(
+        num_parallel=asked.num_parallel or upstream.num_parallel,
+        kv_cache_type=asked.kv_cache_type or upstream.kv_cache_type,
+        context_length=upstream.context_length,
+        # Main memory decides nothing: without a card Ollama takes its smallest context.
+        total_bytes=None if memory.cpu else memory.total_bytes,
+        safety=safety,
+        version=version,
+    )
+
+
+def _key(name: str) -> str:
+    parsed = names.parse(name)
+    return parsed.key if parsed else name
+
+
+def _is_local(upstream: UpstreamConfig) -> bool:
+    host = URL(upstream.url).host or ""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
