@@ -21,7 +21,13 @@ from rich.table import Table
 
 from ollama_gate import __version__, config, log
 from ollama_gate.config.structs import KvCacheType
-from ollama_gate.errors import ConfigError, ListenError, ModelUnknownError, UpstreamError
+from ollama_gate.errors import (
+    ConfigError,
+    ListenError,
+    ModelUnknownError,
+    UpstreamError,
+    UpstreamRefusedError,
+)
 from ollama_gate.estimate import Asked, Report, Row, from_file, from_upstream
 from ollama_gate.gpu import Card
 from ollama_gate.simulator import Settings, SimulatedOllama
@@ -90,7 +96,7 @@ def demo(*, keep: bool) -> None:
     _run(_demonstrate(keep=keep))
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType[int]):
     """Bytes, also as `4.7GB` or `21GiB`."""
 
     name = "size"
@@ -154,6 +160,8 @@ def estimate(
         report = asyncio.run(work)
     except ConfigError as error:
         _fail(str(error))
+    except UpstreamRefusedError as error:
+        _fail(f"{effective.upstream.url} answered {error}", NO_ANSWER)
     except (ModelUnknownError, UpstreamError) as error:
         _fail(str(error), NO_ANSWER)
     if as_json:

@@ -44,7 +44,7 @@ COMPUTE_ERROR: Final[Mapping[Standing, tuple[int, int]]] = {
     "known": (25, 64 * MIB),
     "unknown": (UNKNOWN_ERROR_PERCENT, 64 * MIB),
 }
-"""Percent, and no fewer bytes: of the dry-runs nearly all lie within the first."""
+"""Percent, and no fewer bytes unless it is fewer altogether: all dry-runs lie within the first."""
 PROCESS_ERROR_BYTES: Final = 300 * MIB
 """What differs between drivers and cards."""
 PROJECTOR_GRAPH_ERROR_BYTES: Final = 900 * MIB
@@ -175,7 +175,7 @@ def _compute(facts: Facts, shape: Shape, run: _Run) -> Part:
         what="compute",
         bytes=size,
         source=sources[shape.standing],
-        error_bytes=max(least, _percent(size, percent)),
+        error_bytes=max(min(least, size), _percent(size, percent)),
     )
 
 
