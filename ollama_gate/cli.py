@@ -96,20 +96,18 @@ def demo(*, keep: bool) -> None:
     _run(_demonstrate(keep=keep))
 
 
-class _Size(click.ParamType[int]):
+def _read_size(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """Bytes, also as `4.7GB` or `21GiB`."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """A size above 0."""
-        try:
-            size_bytes = config.parse_size(str(value))
-        except ValueError:
-            size_bytes = 0
-        if size_bytes <= 0:
-            self.fail(f"{value!r} is no size above 0, such as 4683087332 or 4.7GB", param, ctx)
-        return size_bytes
+    if value is None:
+        return None
+    try:
+        size_bytes = config.parse_size(value)
+    except ValueError:
+        size_bytes = 0
+    if size_bytes <= 0:
+        text = f"{value!r} is no size above 0, such as 4683087332 or 4.7GB"
+        raise click.BadParameter(text, context, param)
+    return size_bytes
 
 
 @main.command()
@@ -122,7 +120,9 @@ class _Size(click.ParamType[int]):
     metavar="FILE",
     help="The answer of /api/show as JSON, instead of an upstream that has the model.",
 )
-@click.option("--size", type=_Size(), metavar="BYTES", help="Of the model on disk, with --show.")
+@click.option(
+    "--size", callback=_read_size, metavar="BYTES", help="Of the model on disk, with --show."
+)
 @click.option("--num-ctx", type=click.IntRange(min=1), help="Context, as a request asks for it.")
 @click.option("--num-parallel", type=click.IntRange(min=1), help="OLLAMA_NUM_PARALLEL to assume.")
 @click.option(

@@ -1,6 +1,5 @@
 """What a runner takes: read, computed, seen. The figures are llama.cpp's and Ollama's own."""
 
-import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from ollama_gate.footprint import (
     Settings,
     Shape,
     batch_of,
-    compute_bytes,
     default_context,
     effective_context,
     estimate,
@@ -66,10 +64,6 @@ for _name, _info in load_json("model_info.json").items():
     assert _shape is not None
     SHAPES[_name] = _shape
 
-with (DATA / "kv_compute_dryrun.csv").open(encoding="utf-8", newline="") as _file:
-    DRY_RUNS = list(csv.DictReader(_file))
-"""llama.cpp's own figures, without a load; `n_ctx_total` is over all sequences."""
-
 
 def model(**changes: Any) -> Facts:
     """A dense model of 4 GB: 32 layers, 8 of 32 heads kept, 128 wide."""
@@ -95,44 +89,7 @@ def model(**changes: Any) -> Facts:
     return replace(facts, **changes)
 
 
-# The formulas against llama.cpp
-
-
-def test_the_cache_is_what_llama_cpp_allocates_to_the_byte() -> None:
-    assert len(DRY_RUNS) > 400
-    for row in DRY_RUNS:
-        slots = int(row["n_seq"])
-        expected = int(row["kv_bytes"])
-        computed = kv_bytes(
-            SHAPES[row["model"]],
-            context=int(row["n_ctx_total"]) // slots,
-            parallel=slots,
-            batch=int(row["n_ubatch"]),
-            kv_type=row["kv_type"],
-        )
-        assert computed == expected, row
-
-
-ROUGHLY = {"gpt-oss-20b", "deepseek-v2-16b-mla", "deepseek-v2-16b-old", "mamba-130m"}
-"""Their graphs are not quite the one that the formula was fitted to."""
-
-
-def test_the_compute_buffers_are_near_what_llama_cpp_allocates() -> None:
-    checked = 0
-    for row in DRY_RUNS:
-        if row["flash"] == "0" or row["n_outputs"] == "0":
-            continue
-        computed = compute_bytes(
-            SHAPES[row["model"]],
-            context=int(row["n_ctx_total"]) // int(row["n_seq"]),
-            batch=int(row["n_ubatch"]),
-        )
-        rough = row["model"] in ROUGHLY
-        share, least = (0.25, 64 * MIB) if rough else (0.1, 32 * MIB)
-        expected = int(row["compute_bytes"])
-        assert abs(computed - expected) <= max(share * expected, least), row
-        checked += 1
-    assert checked > 200
+# Shapes
 
 
 def test_an_unknown_cache_type_runs_as_f16() -> None:

@@ -63,7 +63,10 @@ def _feed_forward(shape: Shape, kv_type: str) -> int:
     embedding = shape.embedding_length
     attended = shape.attention_length or embedding
     rotated = quantised(kv_type) and not shape.latent
-    if rotated and attended == embedding and not any(shape.local):
+    parted = any(shape.local) or (
+        shape.shared_feed_forward_length and not shape.feed_forward_length
+    )
+    if rotated and attended == embedding and not parted:
         attended = 0
     elif rotated and attended < embedding:
         attended *= 2
