@@ -1,6 +1,7 @@
 """What a runner takes: read, computed, seen. The figures are llama.cpp's and Ollama's own."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,24 @@ def test_the_weights_on_a_card_are_those_of_a_published_log() -> None:
 def test_a_tied_output_layer_is_on_the_card_as_well() -> None:
     facts = llama_1b()
     assert facts.weights_bytes == facts.tensors_bytes
+
+
+def test_a_cpu_keeps_a_second_copy_of_four_bit_matrices() -> None:
+    facts = read_show("llama3:8b", {"tensors": llama_8b_tensors()}, 0)
+    four_bits = [each for each in llama_8b_tensors() if each["type"] == "Q4_K"]
+    elements = sum(math.prod(each["shape"]) for each in four_bits[1:])
+    assert facts.repacked_bytes == elements * 144 // 256
+    whole = estimate(facts, Launch(), Settings(), on_cpu_bin=True)
+    assert facts.tensors_bytes is not None
+    assert whole.weights_bytes == facts.tensors_bytes + facts.repacked_bytes
+    assert estimate(facts, Launch(), SMALL).weights_bytes == facts.weights_bytes
+
+
+def test_a_tied_output_layer_is_copied_as_well() -> None:
+    embedding = {"name": "token_embd.weight", "type": "Q4_0", "shape": [64, 32]}
+    vector = {"name": "output_norm.weight", "type": "Q4_0", "shape": [64]}
+    facts = read_show("m", {"tensors": [embedding, vector]}, 0)
+    assert facts.repacked_bytes == 64 * 32 * 18 // 32
 
 
 def test_an_embedding_model_has_no_output_layer_to_tie() -> None:

@@ -12,6 +12,7 @@ Source = Literal["configured", "learned", "estimated"]
 
 What = Literal[
     "weights",
+    "repacked",
     "kv",
     "compute",
     "process",
@@ -24,7 +25,12 @@ What = Literal[
 
 Group = Literal["weights", "kv", "compute", "overhead"]
 
-GROUPS: Final[Mapping[What, Group]] = {"weights": "weights", "kv": "kv", "compute": "compute"}
+GROUPS: Final[Mapping[What, Group]] = {
+    "weights": "weights",
+    "repacked": "weights",
+    "kv": "kv",
+    "compute": "compute",
+}
 """What Ollama reports in `size_vram`; every other part is overhead, of which it says nothing."""
 
 
@@ -69,7 +75,7 @@ class Estimate:
 
     @property
     def weights_bytes(self) -> int:
-        """The model's weights."""
+        """The model's weights, with what a CPU keeps a second copy of."""
         return self._sum("weights")
 
     @property

@@ -41,6 +41,7 @@ class Facts:
         shape: `None` where the architecture does not say enough to compute with.
         weights_bytes: what of the weights goes to a card; `None` without a list of tensors.
         tensors_bytes: all of the weights, projector apart.
+        repacked_bytes: of them, what a CPU keeps a second copy of.
         projector_bytes: a vision or audio encoder, inside the model file or beside it.
         adapters_bytes: files of adapters, where no projector's lies beside them.
         mlx: a model in safetensors, which another engine runs.
@@ -61,6 +62,7 @@ class Facts:
     shape: Shape | None = None
     weights_bytes: int | None = None
     tensors_bytes: int | None = None
+    repacked_bytes: int = 0
     projector_bytes: int = 0
     adapters_bytes: int = 0
     mlx: bool = False
@@ -128,6 +130,7 @@ def read_show(name: str, show: Mapping[str, Any], size_bytes: int, *, digest: st
         shape=shape,
         weights_bytes=tensors.on_card(cached=cached) if tensors else None,
         tensors_bytes=tensors.model_bytes if tensors else None,
+        repacked_bytes=tensors.repacked_bytes if tensors else 0,
         projector_bytes=files.projector_bytes,
         adapters_bytes=files.adapters_bytes,
         mlx=text_of(mapping_of(show.get("details")).get("format")) == "safetensors",

@@ -78,7 +78,7 @@ def estimate(
         batch = batch_of(facts, launch, settings)
         run = _Run(context, batch, parallel, settings)
         working = (_kv(facts.shape, run), _compute(facts, facts.shape, run))
-    parts = (weights, *working, *_overhead(facts, settings, on_cpu_bin=on_cpu_bin))
+    parts = (*weights, *working, *_overhead(facts, settings, on_cpu_bin=on_cpu_bin))
     return Estimate(
         parts=(*parts, *_safety(parts, settings.safety)),
         num_ctx=context,
@@ -106,7 +106,7 @@ def _percent(size: int, percent: int) -> int:
     return size * percent // 100
 
 
-def _weights(facts: Facts, *, on_cpu_bin: bool) -> Part:
+def _weights(facts: Facts, *, on_cpu_bin: bool) -> list[Part]:
     listed = facts.tensors_bytes if on_cpu_bin else facts.weights_bytes
     if listed is not None:
         source, size, percent = "tensors of /api/show", listed, TENSORS_ERROR_PERCENT
@@ -114,7 +114,13 @@ def _weights(facts: Facts, *, on_cpu_bin: bool) -> Part:
         source, size, percent = "file size of /api/tags", facts.size_bytes, FILE_ERROR_PERCENT
     if facts.shape is None:
         percent = UNKNOWN_ERROR_PERCENT
-    return Part(what="weights", bytes=size, source=source, error_bytes=_percent(size, percent))
+    parts = [Part(what="weights", bytes=size, source=source, error_bytes=_percent(size, percent))]
+    if on_cpu_bin and facts.repacked_bytes:
+        source = "4-bit tensors of /api/show: a CPU keeps a second copy, laid out for it"
+        # Which types, depends on the CPU; this is x86's.
+        size = facts.repacked_bytes
+        parts.append(Part(what="repacked", bytes=size, source=source, error_bytes=size // 4))
+    return parts
 
 
 def _guessed(facts: Facts, cells: int) -> tuple[Part, ...]:

@@ -25,6 +25,8 @@ _TENSOR_BLOCKS: Final[Mapping[str, tuple[int, int]]] = {
 
 _HOST_TENSORS: Final = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
 """llama.cpp keeps its input layer in host memory."""
+_REPACKED: Final = frozenset(["Q4_0", "Q4_K", "IQ4_NL"])
+"""Matrices that llama.cpp lays out anew, in a second copy, to compute with them on an x86 CPU."""
 _EMBEDDING: Final = "token_embd.weight"
 _PROJECTOR_TENSORS: Final = ("v.", "mm.", "a.")
 
@@ -34,6 +36,7 @@ class Tensors:
     """Sums over the list of tensors.
 
     Attributes:
+        repacked_bytes: what a CPU keeps a second copy of; the embedding only as an output layer.
         vocabulary: tokens that there is an embedding for; 0 without one.
     """
 
@@ -43,6 +46,7 @@ class Tensors:
     embedding_bytes: int
     tied: bool
     vocabulary: int
+    repacked_bytes: int
 
     def on_card(self, *, cached: bool) -> int:
         """What of the weights goes to a card; a tied output layer is a second copy there."""
@@ -54,6 +58,7 @@ class Tensors:
         """Sum them up; `None` where there is no list, or a tensor of a type not known here."""
         sizes: dict[str, int] = {}
         vocabulary = 0
+        repacked: dict[str, int] = {}
         for tensor in list_of(tensors):
             entry = mapping_of(tensor)
             size = _tensor_bytes(entry)
@@ -61,19 +66,31 @@ class Tensors:
                 return None
             name = text_of(entry.get("name"))
             sizes[name] = size
+            if text_of(entry.get("type")).upper() in _REPACKED and _matrix(entry):
+                repacked[name] = size
             if name == _EMBEDDING:
                 vocabulary = number_of(list_of(entry.get("shape"))[-1]) or 0
         if not sizes:
             return None
+        tied = "output.weight" not in sizes
+        if not tied:
+            repacked.pop(_EMBEDDING, None)
         projector = sum(sizes[name] for name in sizes if name.startswith(_PROJECTOR_TENSORS))
         return cls(
             model_bytes=sum(sizes.values()) - projector,
             projector_bytes=projector,
             host_bytes=sum(sizes[name] for name in sizes if name.startswith(_HOST_TENSORS)),
             embedding_bytes=sizes.get(_EMBEDDING, 0),
-            tied="output.weight" not in sizes,
+            tied=tied,
             vocabulary=vocabulary,
+            repacked_bytes=sum(
+                repacked[name] for name in repacked if not name.startswith(_PROJECTOR_TENSORS)
+            ),
         )
+
+
+def _matrix(tensor: Mapping[str, Any]) -> bool:
+    return len(list_of(tensor.get("shape"))) > 1
 
 
 def _tensor_bytes(tensor: Mapping[str, Any]) -> int | None:
