@@ -76,7 +76,7 @@ def estimate(
         working = _guessed(facts, context * parallel)
     else:
         batch = batch_of(facts, launch, settings)
-        run = _Run(context, batch, parallel, settings)
+        run = _Run(context, batch, parallel, settings, on_cpu_bin)
         working = (_kv(facts.shape, run), _compute(facts, facts.shape, run))
     parts = (*weights, *working, *_overhead(facts, settings, on_cpu_bin=on_cpu_bin))
     return Estimate(
@@ -100,6 +100,7 @@ class _Run:
     batch: int
     parallel: int
     settings: Settings
+    on_cpu_bin: bool
 
 
 def _percent(size: int, percent: int) -> int:
@@ -171,6 +172,9 @@ def _compute(facts: Facts, shape: Shape, run: _Run) -> Part:
         flash=run.settings.flash_attention,
         all_outputs=keeps_all_outputs(facts, run.settings.version),
     )
+    if run.on_cpu_bin and shape.cached:
+        # Scores of all words for each slot: beside a card they lie in main memory as well.
+        size += 4 * run.parallel * shape.vocabulary
     percent, least = COMPUTE_ERROR[shape.standing]
     sources: Mapping[Standing, str] = {
         "checked": "fit to llama.cpp's dry-runs",
