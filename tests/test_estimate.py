@@ -1,6 +1,7 @@
 """Will it fit: the report, and the command that prints it."""
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,10 +15,12 @@ from aiohttp.test_utils import TestServer
 from click.testing import CliRunner, Result
 from msgspec import structs
 
+from ollama_gate import gpu
 from ollama_gate.cli import main
 from ollama_gate.config import Card, Config, UpstreamConfig
 from ollama_gate.errors import CardError, ConfigError, ModelUnknownError, UpstreamGoneError
 from ollama_gate.estimate import Asked, Memory, Report, at_hand, from_file, from_upstream
+from ollama_gate.estimate.asking import _read_memory
 from ollama_gate.estimate.report import contexts, fit
 from ollama_gate.footprint import GIB, MIB, PROCESS_BYTES, Estimate, Resident
 from ollama_gate.gpu import Reading
@@ -255,7 +258,7 @@ def loaded(name: str, size_vram_bytes: int, size_bytes: int = 0) -> Resident:
 
 
 def test_a_configured_budget_is_planned_with_whole() -> None:
-    config = configured("http://elsewhere:11434", gpus=Card(vram_bytes=10 * GIB))
+    config = configured("http://elsewhere:11434", gpus=(Card(vram_bytes=10 * GIB),))
     memory = at_hand(config, "m", [loaded("other", 4 * GIB)])
     assert (memory.source, memory.planned_bytes) == ("config", 10 * GIB)
     assert memory.alone_bytes == 10 * GIB
@@ -282,6 +285,12 @@ def test_another_machines_memory_is_not_read_from_here() -> None:
     memory = at_hand(configured("http://192.0.2.1:11434"), "m", [])
     assert memory.total_bytes is None
     assert "that machine" in memory.note
+
+
+def test_a_budget_holds_where_the_card_has_more() -> None:
+    memory = _read_memory(StubCard(used_bytes=2 * GIB).read(), 10 * GIB, None, cpu=False)
+    assert (memory.planned_bytes, memory.free_bytes) == (10 * GIB, 22 * GIB)
+    assert memory.beside_bytes == memory.alone_bytes == 10 * GIB
 
 
 def test_a_card_that_does_not_answer_is_said_to_be_unknown() -> None:
@@ -335,6 +344,13 @@ async def run(*arguments: str) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, main, arguments)
 
 
+@pytest.fixture(autouse=True)
+def _no_card_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever this machine has, it is not looked for."""
+    find = functools.partial(gpu.find_cards, nvml=None, root=tmp_path / "sys")
+    monkeypatch.setattr(gpu, "find_cards", find)
+
+
 @pytest.fixture
 def config_for(tmp_path: Path) -> Callable[[str], str]:
     """A gate.yaml for an upstream with a card of 24 GiB."""
@@ -383,7 +399,7 @@ async def test_the_command_tells_people_the_parts_and_where_it_fits(
 async def test_memory_that_nobody_can_read_is_said_to_be_unknown() -> None:
     result = await run("estimate", "--show", str(SHOWN), "--upstream", "http://192.0.2.1:11434")
     assert result.exit_code == 0
-    assert "memory: unknown (nothing here reads that machine's memory)" in result.stdout
+    assert "memory: unknown (nothing here reads that machine's memory" in result.stdout
 
 
 async def test_a_cloud_models_line_is_short() -> None:

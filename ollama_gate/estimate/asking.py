@@ -15,7 +15,7 @@ from typing import Any
 from yarl import URL
 
 from ollama_gate import footprint, gpu, names
-from ollama_gate.config import Card, Config, UpstreamConfig
+from ollama_gate.config import Config, UpstreamConfig
 from ollama_gate.errors import CardError, ConfigError, ModelUnknownError
 from ollama_gate.estimate.report import Memory, Report, Row, contexts, fit
 from ollama_gate.footprint import Facts, Resident, Settings
@@ -107,36 +107,43 @@ def at_hand(
         loaded: what `/api/ps` shows.
         card: what to read instead of the card that the configuration leads to.
     """
-    gpus = config.upstream.gpus
-    if isinstance(gpus, Card):
-        budget = gpus.vram_bytes
-        memory = Memory(source="config", total_bytes=budget, planned_bytes=budget)
-        return _with_loaded(memory, model, loaded)
-    card = card or gpu.find_card(gpus, upstream_is_local=_is_local(config.upstream))
-    if card is None:
-        memory = Memory(note="nothing here reads that machine's memory")
+    upstream = config.upstream
+    if card is not None:
+        found = gpu.only(card)
     else:
-        try:
-            reading = card.read()
-        except CardError as error:
-            memory = Memory(note=str(error))
-        else:
-            cpu = gpus == "cpu" or reading.source == "system"
-            memory = _read_memory(reading, config.vram.reserve_bytes, cpu=cpu)
+        found = gpu.find_cards(upstream.gpus, upstream_is_local=_is_local(upstream))
+    memory = _memory(found, config.vram.reserve_bytes)
     if memory.cpu and any(each.size_vram_bytes for each in loaded):
         memory = Memory(note="Ollama uses a card that nothing here reads")
     return _with_loaded(memory, model, loaded)
 
 
-def _read_memory(reading: gpu.Reading, reserve_bytes: int | None, *, cpu: bool) -> Memory:
+def _memory(found: gpu.Found, reserve_bytes: int | None) -> Memory:
+    budget, note = found.vram_bytes, found.advice or "nothing here reads it"
+    if found.card is not None:
+        try:
+            return _read_memory(found.card.read(), budget, reserve_bytes, cpu=found.cpu)
+        except CardError as error:
+            note = str(error)
+    if budget is None:
+        return Memory(note=note, cpu=found.cpu)
+    return Memory(source="config", total_bytes=budget, planned_bytes=budget)
+
+
+def _read_memory(
+    reading: gpu.Reading, budget: int | None, reserve_bytes: int | None, *, cpu: bool
+) -> Memory:
+    """A configured budget is planned with whole; of what is only read a reserve is kept."""
     total_bytes = reading.total_bytes
-    if reserve_bytes is None:
+    if budget is not None:
+        reserve_bytes = 0
+    elif reserve_bytes is None:
         reserve_bytes = max(DEFAULT_RESERVE_BYTES, int(total_bytes * DEFAULT_RESERVE_SHARE))
     return Memory(
         source=reading.source,
         device=reading.device,
         total_bytes=total_bytes,
-        planned_bytes=max(0, total_bytes - reserve_bytes),
+        planned_bytes=max(0, total_bytes - reserve_bytes if budget is None else budget),
         free_bytes=max(0, total_bytes - reading.used_bytes - reserve_bytes),
         cpu=cpu,
     )
