@@ -10,9 +10,8 @@ from ollama_gate.scheduler.eviction import choose
 from ollama_gate.scheduler.fitting import Shortfall, shortfall
 from ollama_gate.scheduler.memory import GIB, Books, Runner, committed
 from ollama_gate.scheduler.readings import memory_is_back
-from ollama_gate.scheduler.serving import serves
 from ollama_gate.scheduler.types import Bin, BinId, Launch, ModelKey, Need, RunnerState
-from tests.play import a_request, gib
+from tests.play import gib
 
 CARD = Bin(id=BinId("u/0"), upstream="u")
 BUDGET = Bin(id=BinId("u/0"), upstream="u", capacity_bytes=24 * GIB)
@@ -313,59 +312,6 @@ def test_a_load_explains_nothing_before_it_has_ended() -> None:
     books = read(8, runner)
     books.measure(24 * GIB, 8 * GIB, [runner, loading])
     assert not memory_is_back(runner, books, [loading])
-
-
-# -------------------------------------------------------------------- serves
-
-
-@pytest.mark.parametrize(
-    ("have", "want", "served"),
-    [
-        (None, None, True),
-        (None, 0, False),
-        (None, -1, True),
-        (None, 7, False),
-        (0, None, False),
-        (0, 0, True),
-        (7, None, True),
-        (7, -1, True),
-        (7, 7, True),
-        (7, 8, False),
-    ],
-)
-def test_layers(have: int | None, want: int | None, *, served: bool) -> None:
-    runner = a_runner(launch=Launch(num_gpu=have))
-    request = a_request("1", "a", launch=Launch(num_gpu=want))
-    assert serves(runner, request) is served
-
-
-def test_on_a_cpu_it_does_not_matter_who_asked_for_it() -> None:
-    runner = a_runner(launch=Launch(num_gpu=0), bin_=replace(CARD, cpu=True))
-    assert serves(runner, a_request("1", "a"))
-
-
-@pytest.mark.parametrize(
-    ("asked", "got", "wants", "would_get", "served"),
-    [
-        (None, 4096, None, 4096, True),
-        (None, 4096, None, 8192, True),
-        (None, 4096, 4096, 4096, True),
-        (None, 4096, 8192, 8192, False),
-        (8192, 8192, None, 4096, False),
-        (8192, 8192, None, 8192, True),
-        (9999, 8192, 9999, 9999, True),
-    ],
-)
-def test_context(
-    asked: int | None, got: int, wants: int | None, would_get: int, *, served: bool
-) -> None:
-    runner = a_runner(launch=Launch(num_ctx=asked), num_ctx=got)
-    request = a_request("1", "a", launch=Launch(num_ctx=wants), num_ctx=would_get)
-    assert serves(runner, request) is served
-
-
-def test_another_model_is_another_model() -> None:
-    assert not serves(a_runner("b"), a_request("1", "a"))
 
 
 # -------------------------------------------------------------------- whom to evict

@@ -76,6 +76,12 @@ def _same_batch(runner: Runner, request: Request) -> bool:
     have, want = runner.launch.num_batch, request.launch.num_batch
     if request.batch_limit is None:
         return have == want or (want is None and have == DEFAULT_BATCH)
+    if request.least_ctx is None and (runner.launch.num_ctx, have) == (
+        request.launch.num_ctx,
+        want,
+    ):
+        # Whatever the context came to, the batch followed from the same.
+        return True
     named = request.named_ctx if request.least_ctx is None else context_to_name(runner, request)
     return _derived(have, runner.named_ctx, request) == _derived(want, named, request)
 
