@@ -15,7 +15,7 @@ from ollama_gate.errors import CardError
 from ollama_gate.simulator import LIBRARY, Model, Settings, SimulatedOllama, select
 from ollama_gate.simulator.cards import Card
 from ollama_gate.simulator.demo import SimulatedCard
-from ollama_gate.simulator.foreign import wandering
+from ollama_gate.simulator.foreign import play, wandering
 from ollama_gate.simulator.memory import footprint, overlooked_bytes
 from ollama_gate.simulator.tensors import (
     card_bytes,
@@ -244,7 +244,7 @@ def test_memory_is_late_by_as_much_as_the_seed_says() -> None:
 
 async def test_other_programs_come_and_go_as_it_is_written() -> None:
     async with world() as (sim, _):
-        await sim.run_foreign([(0.0, 3 * GIB), (5.0, 9 * GIB), (10.0, 0)])
+        await play([(0.0, 3 * GIB), (5.0, 9 * GIB), (10.0, 0)], sim.card(0), sim.clock)
         assert sim.card(0).reading() == (24 * GIB, 0)
         assert sim.card(0).peak_bytes == 9 * GIB
 

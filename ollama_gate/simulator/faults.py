@@ -24,7 +24,7 @@ class Counters:
         offloaded_loads: loads meant for the GPU that ended up at least partly on the CPU.
         rejected: requests answered 503 because the queue was full.
         served: inference requests answered to the end with status 200.
-        served_offloaded: those of them that a runner gave that had slid onto the CPU in part.
+        served_offloaded: those of them from a runner that had slid onto the CPU, in part or whole.
         cards: whose peak is watched.
     """
 
@@ -61,6 +61,7 @@ class Faults:
     kill: Callable[[str, str], None]
     _load_failures: dict[str, _LoadFailure] = field(default_factory=dict)
     _kill_after: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _kill_in_prompt: dict[str, str] = field(default_factory=dict)
     _pull_failures: dict[str, tuple[int, str]] = field(default_factory=dict)
     _misread: dict[str, int] = field(default_factory=dict)
     _in_load: dict[str, Callable[[], None]] = field(default_factory=dict)
@@ -106,6 +107,10 @@ class Faults:
         """Let the runner die when an answer of its has given so many chunks from now on."""
         self._kill_after[_key(model)] = (chunks, text)
 
+    def kill_runner_in_prompt(self, model: str, text: str = "unexpected EOF") -> None:
+        """Let the runner die under the next prompt, or text to embed, that it reads."""
+        self._kill_in_prompt[_key(model)] = text
+
     def hang(self, model: str) -> None:
         """Let answers of `model` stand still, now and to come, until `unhang`."""
         self._hung[_key(model)].clear()
@@ -121,6 +126,10 @@ class Faults:
             return None
         failure.times -= 1
         return failure.text
+
+    def prompt_passes(self, model: str) -> str | None:
+        """The text with which `model` dies of this prompt, if it does; uses it up."""
+        return self._kill_in_prompt.pop(_key(model), None)
 
     def chunk_passes(self, model: str) -> str | None:
         """Count a chunk of `model`; the text to die with where it was the last."""

@@ -1,7 +1,7 @@
 """Other programs on a card: how much they hold, and when.
 
-Times are simulated seconds from when the schedule begins. What they take they have, even where a
-card has less: then whoever computes next finds its memory gone, as it does in life.
+Times are simulated seconds from when the schedule begins. They get no more than is free when they
+ask, as in life; what is given back later they do not ask for again.
 """
 
 import random
@@ -11,7 +11,7 @@ from ollama_gate.simulator.cards import Card
 from ollama_gate.simulator.clock import Clock
 
 Schedule = Sequence[tuple[float, int]]
-"""From when on how many bytes are held, in order of time."""
+"""From when on how many bytes are wanted, in order of time."""
 
 
 async def play(schedule: Schedule, card: Card, clock: Clock) -> None:
@@ -19,7 +19,7 @@ async def play(schedule: Schedule, card: Card, clock: Clock) -> None:
     began_s = clock.now()
     for at_s, size_bytes in schedule:
         await clock.sleep(began_s + at_s - clock.now())
-        card.set_foreign(size_bytes)
+        card.set_foreign(min(size_bytes, card.foreign_bytes + card.free_bytes))
 
 
 def wandering(seed: int, *, most_bytes: int, every_s: float, until_s: float) -> Schedule:

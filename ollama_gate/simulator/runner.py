@@ -97,6 +97,7 @@ class Runner:
         refs: requests that hold it, waiting for a slot or running.
         session_ns: how long it may idle.
         expires_at_s: when it goes by the simulation's clock; `None` while that was never set.
+        noticed: to be called when an answer begins.
         died: set when the process is gone.
     """
 
@@ -107,6 +108,7 @@ class Runner:
     clock: Clock
     faults: Faults
     neighbours: Callable[["Runner"], int]
+    noticed: Callable[[], None]
     session_ns: int
     refs: int = 0
     expires_at_s: float | None = None
@@ -164,6 +166,7 @@ class Runner:
             if self.died.is_set():
                 raise RunnerGoneError("llama-server process no longer running: unknown ")
             self.running += 1
+            self.noticed()
             try:
                 yield
             finally:
@@ -175,7 +178,9 @@ class Runner:
         Raises:
             RunnerDiedError: if the process ends meanwhile.
         """
-        if self.lacks_memory:
+        if (text := self.faults.prompt_passes(self.model.name)) is not None:
+            self.die(text)
+        elif self.lacks_memory:
             self.die(_OUT_OF_MEMORY, _STOPPED)
         await self._pass(tokens / (self.tokens_per_s() * _PREFILL_SPEEDUP))
 

@@ -479,6 +479,7 @@ class Scheduler:
             clock=self.clock,
             faults=self.faults,
             neighbours=self._busy_beside,
+            noticed=self._note_change,
             session_ns=session_ns,
         )
 

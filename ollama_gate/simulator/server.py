@@ -116,12 +116,11 @@ class SimulatedOllama:
         await self.go_down()
         await self.come_back()
 
-    def run_foreign(self, schedule: Schedule, *, card: int = 0) -> "asyncio.Task[None]":
+    def run_foreign(self, schedule: Schedule, *, card: int = 0) -> None:
         """Let other programs use a card from now on as it is written."""
         task = asyncio.create_task(play(schedule, self._cards[card], self.clock))
         self._foreign.add(task)
         task.add_done_callback(self._foreign.discard)
-        return task
 
     def publish(self, model: Model) -> None:
         """Put a model, or another file for one, where `pull` finds it."""
@@ -140,12 +139,16 @@ class SimulatedOllama:
         model = self._scheduler.loading
         return None if model is None else model.full_name.shortest()
 
+    def running(self) -> int:
+        """How many answers are being given, or stand still."""
+        return sum(runner.running for runner in self._scheduler.loaded.values())
+
     def waiting(self) -> int:
         """How many requests stand in Ollama's queue."""
         return self._scheduler.waiting
 
     async def changed(self) -> None:
-        """Wait until a model comes or goes."""
+        """Wait until a model comes or goes, or an answer begins."""
         await self._scheduler.changed()
 
     def _world(self) -> World:
