@@ -290,6 +290,15 @@ async def test_memory_taken_in_the_middle_of_a_load_fails_it() -> None:
         assert (sim.counters.loads, sim.counters.failed_loads) == (0, 1)
 
 
+async def test_memory_taken_before_a_load_slides_it_onto_the_cpu() -> None:
+    async with world() as (sim, session):
+        sim.faults.before_load(CHAT, lambda: sim.card(0).set_foreign(20 * GIB))
+        assert (await generate(session, CHAT))[0] == 200
+        entry = await shown(session, CHAT)
+        assert 0 < entry["size_vram"] < entry["size"]
+        assert (sim.counters.offloaded_loads, sim.counters.served_offloaded) == (1, 1)
+
+
 async def test_a_failed_load_evicts_all_others_and_is_tried_once_more() -> None:
     async with world() as (sim, session):
         await load(session, "qwen2.5:7b")

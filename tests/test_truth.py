@@ -200,11 +200,10 @@ async def test_an_absurd_size_is_not_believed(play: MakePlay) -> None:
     assert world.sim.counters.offloaded_loads == 0
 
 
-@OFFLOAD
 async def test_what_nobody_shows_is_counted_all_the_same(play: MakePlay) -> None:
     world = await play(overhead_bytes=1100 * 2**20, max_loaded=20)
     names = ("llava:7b", "gemma3:12b", CHAT, SMALL, "qwen2.5:7b", "llava:7b", OTHER)
-    answers = await world.all(*(world.ask(name) for name in names))
+    answers = [await world.ask(name) for name in names]
     all_whole(answers)
     nothing_unnoticed(world, answers)
     assert world.sim.counters.failed_loads == 0
@@ -293,6 +292,25 @@ async def test_nobody_is_loaded_into_what_others_took(play: MakePlay) -> None:
     world.sim.card(0).set_foreign(0)
     all_whole(await world.all(waiting))
     assert world.sim.counters.offloaded_loads == 0
+
+
+@OFFLOAD
+async def test_who_slid_onto_the_cpu_by_chance_is_loaded_again(play: MakePlay) -> None:
+    world = await play(patient())
+    world.sim.faults.before_load(OTHER, lambda: world.sim.run_foreign([(0.0, 18 * GIB), (30.0, 0)]))
+    got = await world.ask(OTHER)
+    all_whole([got])
+    assert got.offload == 0
+    assert (world.sim.counters.offloaded_loads, world.sim.counters.loads) == (1, 2)
+
+
+@OFFLOAD
+async def test_who_has_to_share_with_others_for_good_is_served_and_told_so(play: MakePlay) -> None:
+    world = await play()
+    world.sim.faults.before_load(OTHER, lambda: world.sim.card(0).set_foreign(18 * GIB))
+    answers = [await world.ask(OTHER), await world.ask(OTHER)]
+    all_whole(answers)
+    assert all(0 < got.offload < 1 for got in answers)
 
 
 @FOREIGN

@@ -64,6 +64,7 @@ class Faults:
     _kill_in_prompt: dict[str, str] = field(default_factory=dict)
     _pull_failures: dict[str, tuple[int, str]] = field(default_factory=dict)
     _misread: dict[str, int] = field(default_factory=dict)
+    _before_load: dict[str, Callable[[], None]] = field(default_factory=dict)
     _in_load: dict[str, Callable[[], None]] = field(default_factory=dict)
     _hung: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 
@@ -86,6 +87,14 @@ class Faults:
     def in_load(self, model: str, happens: Callable[[], None]) -> None:
         """Let something happen in the middle of the next load of `model`."""
         self._in_load[_key(model)] = happens
+
+    def before_load(self, model: str, happens: Callable[[], None]) -> None:
+        """Let something happen when Ollama has decided to load `model`, and nobody looked again."""
+        self._before_load[_key(model)] = happens
+
+    def begins_to_load(self, model: str) -> None:
+        """Let happen what was to; uses it up."""
+        self._before_load.pop(_key(model), _nothing)()
 
     def half_loaded(self, model: str) -> None:
         """Let happen what was to; uses it up."""

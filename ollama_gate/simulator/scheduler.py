@@ -413,6 +413,7 @@ class Scheduler:
 
     async def _run_load(self, ticket: Ticket, plan: Plan) -> None:
         text = self.faults.load_failure(ticket.model.name)
+        self.faults.begins_to_load(ticket.model.name)
         placement = spread(plan)
         if placement is None:
             raise await self._load_failure(ticket, OUT_OF_MEMORY)
