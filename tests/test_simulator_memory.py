@@ -350,6 +350,25 @@ async def test_memory_that_is_gone_before_the_first_word_is_an_error_with_a_stat
         assert (await generate(session, CHAT))[0] == 200
 
 
+async def test_memory_that_is_gone_under_an_embedding_ollama_does_not_recognise() -> None:
+    async with world() as (sim, session):
+        await load(session, SMALL)
+        sim.faults.kill_runner_in_prompt("nomic-embed-text", "CUDA error: out of memory")
+        body = {"model": "nomic-embed-text", "input": "hi"}
+        async with session.post("/api/embed", json=body) as response:
+            assert response.status == 400
+            assert (await response.json())["error"].startswith("do embedding request: Post ")
+        assert sim.loaded() == [SMALL, "nomic-embed-text:latest"]
+
+
+async def test_a_process_that_ends_under_a_prompt_in_silence_is_told_of_without_a_cause() -> None:
+    async with world() as (sim, session):
+        sim.faults.kill_runner_in_prompt(CHAT)
+        status, text = await generate(session, CHAT)
+        assert status == 500
+        assert json.loads(text)["error"].endswith("check ollama server logs for details")
+
+
 async def test_who_runs_on_the_cpu_does_not_mind() -> None:
     async with world() as (sim, session):
         sim.card(0).set_foreign(24 * GIB)

@@ -116,8 +116,11 @@ class Faults:
         """Let the runner die when an answer of its has given so many chunks from now on."""
         self._kill_after[_key(model)] = (chunks, text)
 
-    def kill_runner_in_prompt(self, model: str, text: str = "unexpected EOF") -> None:
-        """Let the runner die under the next prompt, or text to embed, that it reads."""
+    def kill_runner_in_prompt(self, model: str, text: str = "") -> None:
+        """Let the runner die under the next prompt, or text to embed, that it reads.
+
+        Ollama tells of it what the process said last: `text`.
+        """
         self._kill_in_prompt[_key(model)] = text
 
     def hang(self, model: str) -> None:

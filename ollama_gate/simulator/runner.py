@@ -28,7 +28,7 @@ _OUT_OF_MEMORY = "CUDA error: out of memory"
 _FAILED = "an error was encountered while running the model: "
 _STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an "
-    "internal error, check ollama server logs for details: "
+    "internal error, check ollama server logs for details"
 )
 
 
@@ -179,9 +179,9 @@ class Runner:
             RunnerDiedError: if the process ends meanwhile.
         """
         if (text := self.faults.prompt_passes(self.model.name)) is not None:
-            self.die(text)
+            self.die(text, f"{_STOPPED}: " if text else _STOPPED)
         elif self.lacks_memory:
-            self.die(_OUT_OF_MEMORY, _STOPPED)
+            self.die(_OUT_OF_MEMORY, f"{_STOPPED}: ")
         await self._pass(tokens / (self.tokens_per_s() * _PREFILL_SPEEDUP))
 
     async def speak(self, tokens: int) -> AsyncIterator[int]:

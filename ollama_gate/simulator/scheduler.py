@@ -26,6 +26,7 @@ from ollama_gate.simulator.truth import recovery_s
 QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 OUT_OF_MEMORY = (
     "llama-server process has terminated: exit status 1: cudaMalloc failed: out of memory\n"
+    "alloc_tensor_range: failed to allocate CUDA0 buffer of size {size}\n"
     "error loading model: unable to allocate CUDA0 buffer"
 )
 
@@ -416,7 +417,8 @@ class Scheduler:
         self.faults.begins_to_load(ticket.model.name)
         placement = spread(plan)
         if placement is None:
-            raise await self._load_failure(ticket, OUT_OF_MEMORY)
+            failure = OUT_OF_MEMORY.format(size=plan.need.weights_bytes)
+            raise await self._load_failure(ticket, failure)
         try:
             await self._started(ticket, plan, placement, text)
         except LoadError as error:
