@@ -297,7 +297,12 @@ async def test_nobody_is_loaded_into_what_others_took(play: MakePlay) -> None:
 @OFFLOAD
 async def test_who_slid_onto_the_cpu_by_chance_is_loaded_again(play: MakePlay) -> None:
     world = await play(patient())
-    world.sim.faults.before_load(OTHER, lambda: world.sim.run_foreign([(0.0, 18 * GIB), (30.0, 0)]))
+
+    def taken() -> None:
+        world.sim.card(0).set_foreign(18 * GIB)
+        world.sim.run_foreign([(30.0, 0)])
+
+    world.sim.faults.before_load(OTHER, taken)
     got = await world.ask(OTHER)
     all_whole([got])
     assert got.offload == 0
