@@ -176,6 +176,8 @@ def test_what_stays_lost_is_tried_ever_more_rarely() -> None:
     nvml.gpus[0].error = 0
     clock.at_s += 60
     card.read()
+    # Every hold on the driver but the last one was let go of.
+    assert nvml.held == 1
     # The next loss is a new one.
     nvml.failures = {"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_GPU_IS_LOST}
     with pytest.raises(CardError):
