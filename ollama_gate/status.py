@@ -77,7 +77,8 @@ def model(one: Outlook, resident: Container[ModelKey]) -> Json:
         "digest": one.digest,
         "disk_bytes": one.disk_bytes,
         "remote": None if facts is None else facts.remote,
-        "capabilities": None if facts is None else sorted(facts.capabilities),
+        # An old Ollama tells of none.
+        "capabilities": (sorted(facts.capabilities) if facts else None) or None,
         "context_length": None if facts is None else facts.context_length,
         **_automatic(one),
         "footprints": [_size(size) for size in one.sizes],

@@ -326,9 +326,10 @@ def test_what_is_not_known_of_a_model_yet_is_null() -> None:
 
 
 def test_a_model_that_runs_elsewhere_takes_nothing() -> None:
-    far = dataclasses.replace(FACTS, remote=True)
+    far = dataclasses.replace(FACTS, remote=True, capabilities=frozenset())
     (one,) = shown(Outlook(name="a", digest="d", disk_bytes=10, facts=far))
     assert (one["remote"], one["footprint_bytes"], one["num_ctx"]) == (True, 0, None)
+    assert one["capabilities"] is None, "an old Ollama does not say of what it is capable"
 
 
 @pytest.mark.parametrize(
