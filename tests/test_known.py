@@ -288,6 +288,20 @@ async def test_a_show_that_does_not_say_what_it_shows_is_made_sure_of(
     assert ollama.asked == ["tags", "show a:latest", "tags"]
 
 
+async def test_a_digest_that_two_ask_for_while_it_is_shown_is_shown_to_both(
+    known: Known, ollama: ListOllama
+) -> None:
+    async with ollama.holding("show a:latest") as asked:
+        both = asyncio.gather(known.facts("a"), known.facts("a"))
+        await asyncio.wait_for(asked.wait(), 5)
+        rename(ollama, "a:latest", "three", "c")
+    first, second = await both
+    assert first is second
+    assert first is not None
+    assert first.key == blob("a"), "what it meant when both asked"
+    assert ollama.asked == ["tags", "show a:latest"]
+
+
 async def test_a_name_that_never_holds_still_is_given_up(
     known: Known, ollama: ListOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
