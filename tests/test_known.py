@@ -13,7 +13,7 @@ from ollama_gate.known import BELIEVED_S, FRESH_S, Known
 from ollama_gate.known.listing import read_tags
 from ollama_gate.known.models import RETRY_S
 from ollama_gate.known.rounds import LOOK_S
-from ollama_gate.known.shows import REMEMBERED, lacks_lists
+from ollama_gate.known.shows import REMEMBERED
 from tests.known_world import LISTS, ListOllama, Manifest
 
 GONE = UpstreamGoneError("no answer")
@@ -161,7 +161,7 @@ async def test_without_its_lists_a_model_is_known_all_the_same(ollama: ListOllam
 
 
 @pytest.mark.parametrize(
-    ("info", "lacks"),
+    ("info", "verbosely"),
     [
         ({"a.attention.head_count_kv": None}, True),
         ({"a.attention.head_count_kv": []}, True),
@@ -174,13 +174,12 @@ async def test_without_its_lists_a_model_is_known_all_the_same(ollama: ListOllam
         ({}, False),
     ],
 )
-def test_which_shows_lack_a_list(info: dict[str, Any], lacks: bool) -> None:
-    assert lacks_lists({"model_info": {"general.architecture": "a", **info}}) is lacks
-
-
-@pytest.mark.parametrize("info", [None, [], "text"])
-def test_a_show_without_any_info_lacks_no_list(info: Any) -> None:
-    assert not lacks_lists({"model_info": info})
+async def test_a_model_is_shown_verbosely_only_where_a_list_that_matters_is_missing(
+    known: Known, ollama: ListOllama, info: dict[str, Any], verbosely: bool
+) -> None:
+    ollama.models["a:latest"].shown = {"model_info": {"general.architecture": "a", **info}}
+    await known.facts("a")
+    assert ("show a:latest verbose" in ollama.asked) is verbosely
 
 
 # ------------------------------------------------------------------------------- how long

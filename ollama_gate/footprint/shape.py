@@ -104,8 +104,11 @@ class Info:
         return self.number(key) or 0
 
     def withheld(self, key: str) -> bool:
-        """There, but `null`: Ollama shows no lists unless asked to be verbose."""
-        return self.has(key) and self.get(key) is None
+        """There, but `null`: Ollama shows no lists unless asked to be verbose.
+
+        Up to 0.6.5 such a list was empty.
+        """
+        return self.has(key) and self.get(key) in (None, [])
 
     def flags(self, key: str, layers: int) -> tuple[bool, ...] | None:
         """A list of one truth for each layer; `None` where there is no such list."""

@@ -21,17 +21,6 @@ from ollama_gate.scheduler.types import ModelKey
 REMEMBERED: Final = 200
 """How many models of the past are remembered: one may be resident when its name is not its own."""
 
-LISTS: Final = (
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.sliding_window_pattern",
-    "feed_forward_length",
-)
-"""Keys of an architecture that decide what its cache and buffers take, and that may be lists;
-those `/api/show` leaves empty unless it is asked to be verbose."""
-
 _registry = log.get(log.Component.REGISTRY)
 
 
@@ -112,7 +101,7 @@ class Shows:
     async def show(self, name: str) -> Mapping[str, Any] | None:
         """An `/api/show` with all that matters; `None` if Ollama knows no such name."""
         show = await self._ollama.show(name)
-        if show is None or not lacks_lists(show):
+        if show is None or not footprint.read_show(name, show, 0).withheld:
             return show
         try:
             return await self._ollama.show(name, verbose=True)
@@ -139,16 +128,6 @@ class Shows:
     def turn(self, key: str) -> asyncio.Lock:
         """Held by who asks; it is kept for as long as somebody holds it or waits for it."""
         return self._turns.setdefault(key, asyncio.Lock())
-
-
-def lacks_lists(show: Mapping[str, Any]) -> bool:
-    """Whether an `/api/show` leaves out a list that decides how much memory a model takes."""
-    info = show.get("model_info")
-    if not isinstance(info, Mapping):
-        return False
-    architecture = info.get("general.architecture")
-    # Up to 0.6.5 a list that was left out was empty, since then it is null.
-    return any(info.get(f"{architecture}.{key}", 0) in (None, []) for key in LISTS)
 
 
 def _elsewhere(line: Line) -> Facts:
