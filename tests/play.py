@@ -7,7 +7,7 @@ Sizes are GiB. The bin is `u/0`, the upstream `u`, unless a story says otherwise
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_gate.scheduler import Machine
+from ollama_gate.scheduler import Machine, snapshot
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import (
     Broken,
@@ -32,6 +32,7 @@ from ollama_gate.scheduler.types import (
     Refusal,
     Request,
     RequestId,
+    Snapshot,
     Upstream,
 )
 
@@ -60,10 +61,13 @@ def a_request(
         footprint_bytes=gib(size),
         predicted_bytes=gib(size / 2 if predicted is None else predicted),
     )
-    given: dict[str, Any] = {"name": model, "num_ctx": 4096, "needs": dict.fromkeys(bins, need)}
-    return Request(
-        id=RequestId(request_id), model=ModelKey(model), arrived_at=at, **{**given, **more}
-    )
+    given: dict[str, Any] = {
+        "name": model,
+        "num_ctx": 4096,
+        "needs": dict.fromkeys(bins, need),
+        "arrived_at": at,
+    }
+    return Request(id=RequestId(request_id), model=ModelKey(model), **{**given, **more})
 
 
 def a_resident(
@@ -177,6 +181,9 @@ class Play:
 
     def closes(self, at: float) -> list[Command]:
         return self.tell(at, ev.Closing())
+
+    def snapshot(self) -> Snapshot:
+        return snapshot(self.machine)
 
     def wakes_at(self) -> float | None:
         return self.machine.next_wakeup()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ollama_gate.scheduler.fitting import Shortfall
+from ollama_gate.scheduler.fitting import Shortfall, in_others_hands
 from ollama_gate.scheduler.line import Line
 from ollama_gate.scheduler.memory import Books, Runner
 from ollama_gate.scheduler.recovery import Recovery
@@ -169,6 +169,11 @@ class State:
         """Whether it waits for what others use rather than to be on the CPU in part."""
         until = self.waits_for_others_until(request, books)
         return self.whole and not books.bin.cpu and self.now < until
+
+    def others_in_the_way(self, request: Request, books: Books) -> bool:
+        """Whether it waits until others give back what its model needs."""
+        need = self.need_of(request, books.bin.id)
+        return in_others_hands(need, books) > 0 and self.is_patient(request, books)
 
     def load_guess_s(self, model: ModelKey, footprint_bytes: int) -> float:
         """How long a load will take, in seconds."""

@@ -103,6 +103,9 @@ def _waiting(
             until = machine.outage_deadline(request)
         case Cause.BEHIND | Cause.NO_ROOM:
             until = machine.line.patience_ends_at(request)
+        case Cause.FOREIGN:
+            here = (machine.books[bin_id] for bin_id in request.needs)
+            until = min(machine.waits_for_others_until(request, books) for books in here)
         case _:
             pass
     return Waiting(request=request, position=position, cause=cause, behind=behind, until=until)
@@ -117,8 +120,11 @@ def why(machine: Machine, request: Request) -> Reason:
     upstreams = {machine.books[bin_id].bin.upstream for bin_id in request.needs}
     if upstreams <= machine.away_since.keys():
         return Cause.UPSTREAM_AWAY, tuple(sorted(upstreams)), None
+    if upstreams <= machine.unsure_since.keys():
+        return Cause.LOOKING, tuple(sorted(upstreams)), None
     return (
         _at_home(machine, request)
+        or _in_trouble(machine, request)
         or _at_the_loader(machine, request, upstreams)
         or _in_the_plans(machine, request)
     )
@@ -132,6 +138,16 @@ def _at_home(machine: Machine, request: Request) -> Reason | None:
     if elder is not None:
         return Cause.DRAINING, (elder.name,), None
     return Cause.SLOTS_FULL, tuple(home.running), None
+
+
+def _in_trouble(machine: Machine, request: Request) -> Reason | None:
+    until = min(machine.retry_at(request, bin_id) for bin_id in request.needs)
+    if until > machine.now:
+        return Cause.BACKING_OFF, (), until
+    here = [machine.books[bin_id] for bin_id in request.needs]
+    if all(machine.others_in_the_way(request, books) for books in here):
+        return Cause.FOREIGN, (), None
+    return None
 
 
 def _at_the_loader(machine: Machine, request: Request, upstreams: set[str]) -> Reason | None:
