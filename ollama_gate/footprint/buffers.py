@@ -92,7 +92,9 @@ def _latent(shape: Shape) -> int:
     """Numbers alive at once for a token where every head looks at the compressed keys."""
     if not shape.latent:
         return 0
-    return 3 * shape.embedding_length + shape.heads * (shape.key_length + 2 * shape.latent_rank)
+    # A head's query as it comes and compressed, and what it put out, compressed and as it goes.
+    each = shape.spread_key_length + shape.key_length + shape.latent_rank
+    return 3 * shape.embedding_length + shape.heads * each + shape.attention_length
 
 
 def _outputs(shape: Shape) -> int:

@@ -35,6 +35,7 @@ class Shape:
         recurrent_length: numbers that such a layer works on for each token; 0 where they are few.
         latent: MLA: one compressed key serves as value too.
         latent_rank: of the compressed key; 0 without one.
+        spread_key_length: of a head's key before it is compressed; 0 without one.
         index_length: of the keys by which sparse attention chooses, cached beside the others.
         attention_length: what all heads together put out for a token; 0 for as wide as a token.
         layer_input_length: of what each layer gets of its own beside the token's embedding.
@@ -64,6 +65,7 @@ class Shape:
     recurrent_length: int = 0
     latent: bool = False
     latent_rank: int = 0
+    spread_key_length: int = 0
     index_length: int = 0
     attention_length: int = 0
     layer_input_length: int = 0
@@ -172,6 +174,7 @@ def read_shape(info: Info, *, vocabulary: int = 0) -> Shape | None:
         recurrent_length=_recurrent_length(info, embedding),
         latent=info.number("attention.key_length_mla") is not None,
         latent_rank=info.count("attention.kv_lora_rank"),
+        spread_key_length=info.count("attention.key_length_mla"),
         index_length=info.count("attention.indexer.key_length"),
         attention_length=heads * given(info.number("attention.value_length_mla"), value_length),
         layer_input_length=info.count("embedding_length_per_layer_input"),
