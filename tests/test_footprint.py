@@ -213,27 +213,53 @@ JSON = st.recursive(
     max_leaves=6,
 )
 INFO_KEYS = [
-    "block_count",
-    "embedding_length",
+    "embedding_length_per_layer_input",
     "context_length",
     "feed_forward_length",
+    "full_attention_interval",
     "pooling_type",
-    "attention.head_count",
+    "vocab_size",
+    "nextn_predict_layers",
     "attention.head_count_kv",
     "attention.key_length",
     "attention.causal",
     "attention.key_length_mla",
+    "attention.kv_lora_rank",
+    "attention.recurrent_layers",
+    "attention.shared_kv_layers",
     "attention.sliding_window",
     "attention.sliding_window_pattern",
     "expert_used_count",
     "expert_feed_forward_length",
+    "expert_shared_count",
+    "leading_dense_block_count",
+    "kda.head_dim",
+    "shortconv.l_cache",
     "ssm.inner_size",
     "ssm.conv_kernel",
+    "ssm.group_count",
+    "ssm.state_size",
+    "wkv.head_size",
 ]
-INFO = st.fixed_dictionaries(
-    {"general.architecture": st.sampled_from(["x", "gemma3"]) | JSON},
-    optional={f"x.{key}": JSON | st.integers(0, 5000) for key in INFO_KEYS},
-)
+
+
+def info_of(architecture: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Sizes small enough to be a model's in half of the keys, and anything at all in the rest."""
+    sizes = st.integers(0, 5000) | st.lists(st.integers(0, 9), max_size=9)
+    return st.fixed_dictionaries(
+        {
+            "general.architecture": st.just(architecture) | JSON,
+            f"{architecture}.block_count": st.integers(0, 9) | JSON,
+            f"{architecture}.embedding_length": st.integers(0, 5000) | JSON,
+            f"{architecture}.attention.head_count": st.integers(0, 9) | JSON,
+        },
+        optional={f"{architecture}.{key}": sizes | JSON for key in INFO_KEYS},
+    )
+
+
+INFO = st.sampled_from(
+    ["x", "bert", "gemma3", "gemma3n", "llama4", "mamba", "nemotron_h", "qwen35", "rwkv7"]
+).flatmap(info_of)
 TENSORS = st.lists(
     st.fixed_dictionaries(
         {}, optional={"name": JSON, "type": st.sampled_from(["F16", "Q4_K", "?"]), "shape": JSON}

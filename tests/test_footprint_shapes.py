@@ -190,6 +190,12 @@ def test_a_withheld_pattern_is_done_without_and_asked_for() -> None:
     assert not any(facts.shape.local)
 
 
+def test_a_list_that_came_empty_was_withheld_too() -> None:
+    facts = read_show("m", {"model_info": described("lfm2", attention__head_count_kv=[])}, 1000)
+    assert facts.withheld
+    assert facts.shape is None
+
+
 @pytest.mark.parametrize("layers", [0, 5000, None])
 def test_no_model_has_no_layers_or_thousands(layers: int | None) -> None:
     assert read_show("m", {"model_info": described("llama", block_count=layers)}, 0).shape is None

@@ -108,7 +108,7 @@ class Info:
     def withheld(self, key: str) -> bool:
         """There, but `null`: Ollama shows no lists unless asked to be verbose.
 
-        Up to 0.6.5 such a list was empty.
+        Up to 0.6.5 such a list was empty instead.
         """
         return self.has(key) and self.get(key) in (None, [])
 
@@ -234,9 +234,10 @@ def _recurrent(info: Info, layers: int) -> tuple[bool, ...] | None:
         )
     kv_heads = list_of(info.get("attention.head_count_kv"))
     widths = list_of(info.get("feed_forward_length"))
-    if name.startswith(architectures.RECURRENT_PREFIX) and len(widths) == len(kv_heads):
+    listed = len(kv_heads) == layers
+    if listed and len(widths) == layers and name.startswith(architectures.RECURRENT_PREFIX):
         return tuple(not kv and not ff for kv, ff in zip(kv_heads, widths, strict=True))
-    if len(kv_heads) == layers:
+    if listed:
         return tuple(not number_of(kv) for kv in kv_heads)
     return (False,) * layers
 
