@@ -299,6 +299,18 @@ async def test_memory_taken_before_a_load_slides_it_onto_the_cpu() -> None:
         assert (sim.counters.offloaded_loads, sim.counters.served_offloaded) == (1, 1)
 
 
+async def test_a_load_that_fails_for_memory_costs_others_nothing() -> None:
+    async with world(recovery_s=60.0) as (sim, session):
+        await load(session, "qwen2.5:7b")
+        sim.faults.in_load(CHAT, lambda: sim.card(0).take_foreign(sim.card(0).free_bytes))
+        failing = asyncio.create_task(load(session, CHAT, options={"num_ctx": 8192}))
+        while not sim.counters.failed_loads:
+            assert sim.card(0).missing_bytes == 0
+            await sim.clock.sleep(0.1)
+        assert sim.card(0).missing_bytes == 0
+        assert await failing == 200
+
+
 async def test_a_failed_load_evicts_all_others_and_is_tried_once_more() -> None:
     async with world() as (sim, session):
         await load(session, "qwen2.5:7b")
@@ -382,3 +394,23 @@ async def test_an_ollama_that_is_restarted_has_nothing_loaded() -> None:
         await sim.restart()
         assert (sim.url, sim.loaded(), sim.card(0).used_bytes) == (url, [], 0)
         assert (await generate(session, CHAT))[0] == 200
+
+
+async def test_what_is_dropped_as_soon_as_it_is_loaded_goes_when_its_request_ends() -> None:
+    async with world() as (sim, session):
+        sim.faults.after_load(CHAT, sim.drop_all)
+        assert (await generate(session, CHAT))[0] == 200
+        while sim.loaded():
+            await sim.changed()
+        assert (sim.counters.loads, sim.counters.unloads) == (1, 1)
+
+
+async def test_the_world_tells_how_many_answers_stand_still() -> None:
+    async with world(num_parallel=2) as (sim, session):
+        sim.faults.hang(CHAT)
+        asked = [asyncio.create_task(generate(session, CHAT)) for _ in range(3)]
+        while sim.running() < 2:
+            await sim.changed()
+        sim.faults.unhang(CHAT)
+        assert [status for status, _ in await asyncio.gather(*asked)] == [200] * 3
+        assert sim.running() == 0

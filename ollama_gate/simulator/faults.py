@@ -65,6 +65,7 @@ class Faults:
     _pull_failures: dict[str, tuple[int, str]] = field(default_factory=dict)
     _misread: dict[str, int] = field(default_factory=dict)
     _before_load: dict[str, Callable[[], None]] = field(default_factory=dict)
+    _after_load: dict[str, Callable[[], None]] = field(default_factory=dict)
     _in_load: dict[str, Callable[[], None]] = field(default_factory=dict)
     _hung: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 
@@ -95,6 +96,14 @@ class Faults:
     def begins_to_load(self, model: str) -> None:
         """Let happen what was to; uses it up."""
         self._before_load.pop(_key(model), _nothing)()
+
+    def after_load(self, model: str, happens: Callable[[], None]) -> None:
+        """Let something happen in the moment in which a load of `model` has succeeded."""
+        self._after_load[_key(model)] = happens
+
+    def has_loaded(self, model: str) -> None:
+        """Let happen what was to; uses it up."""
+        self._after_load.pop(_key(model), _nothing)()
 
     def half_loaded(self, model: str) -> None:
         """Let happen what was to; uses it up."""

@@ -6,7 +6,7 @@ It knows nothing of queues or evictions; the scheduler keeps its books on it (`r
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from ollama_gate.simulator.cards import Card
@@ -127,11 +127,23 @@ class Runner:
         return self.model.blob_path
 
     def occupy(self, share: float = 1.0) -> None:
-        """Have so much of the memory that it will take in all."""
+        """Have so much of the memory that it will take in all, whether it is there or not."""
+        for card, size in self._wanted(share):
+            card.hold(self, size)
+
+    def grow(self) -> bool:
+        """Take the rest of it; false where that is not there, and then nothing is taken."""
+        wanted = list(self._wanted(1.0))
+        if any(size - card.held_bytes.get(self, 0) > card.free_bytes for card, size in wanted):
+            return False
+        self.occupy()
+        return True
+
+    def _wanted(self, share: float) -> Iterator[tuple[Card, int]]:
         encoder_bytes = self.placement.encoder_bytes
         for card, size in self.placement.held:
             unseen = self.placement.overhead_bytes if size else 0
-            card.hold(self, round(share * size) + unseen + encoder_bytes)
+            yield card, round(share * size) + unseen + encoder_bytes
             encoder_bytes = 0
 
     @property

@@ -438,11 +438,11 @@ class Scheduler:
         registered = False
         try:
             await self._bring_up(ticket, failure)
-            runner.occupy()
-            if runner.lacks_memory:
+            if not runner.grow():
                 raise LoadError(OUT_OF_MEMORY_LATE)
             self._register(ticket, runner)
             registered = True
+            self.faults.has_loaded(ticket.model.name)
         finally:
             if not registered:
                 self._spawn(self._vacate_later(runner))

@@ -116,6 +116,10 @@ class SimulatedOllama:
         await self.go_down()
         await self.come_back()
 
+    def drop_all(self) -> None:
+        """Let every model go as soon as it is idle, as when memory ran out in an answer."""
+        self._scheduler.expire_all_for_oom("out of memory")
+
     def run_foreign(self, schedule: Schedule, *, card: int = 0) -> None:
         """Let other programs use a card from now on as it is written."""
         task = asyncio.create_task(play(schedule, self._cards[card], self.clock))
