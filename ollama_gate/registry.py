@@ -91,6 +91,7 @@ class Registry:
             num_parallel=upstream.num_parallel,
             kv_cache_type=upstream.kv_cache_type,
             context_length=upstream.context_length,
+            safety=config.vram.safety,
         )
         self._book = footprint.Book()
         self._known = Known(ollama)
