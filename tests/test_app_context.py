@@ -114,6 +114,16 @@ async def test_the_batch_of_an_embedding_model_stays_with_a_context_in_another_p
     assert ollama.counters.loads == ordered(site) == 1
 
 
+async def test_what_is_named_as_null_is_named(
+    http: Http, site: Site, ollama: SimulatedOllama
+) -> None:
+    for number, options in enumerate([{}, {"num_batch": None}, {"draft_num_predict": None}, {}], 1):
+        await asks(http, site, "/api/chat", **options)
+        assert ollama.counters.loads == ordered(site) == number
+    await asks(http, site, "/api/generate", use_mmap=None, num_gpu=None, main_gpu=None)
+    assert ollama.counters.loads == ordered(site) == number
+
+
 async def test_a_body_that_comes_in_chunks_is_sent_whole_with_the_other_number(
     http: Http, site: Site, ollama: SimulatedOllama
 ) -> None:

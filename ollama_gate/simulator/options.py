@@ -39,6 +39,7 @@ _FLOATS = frozenset(
 _MIN_CONTEXT = 4
 _MIN_VISION_CONTEXT = 2048
 _EMBEDDING_BATCH = 2048
+_DRAFT = 4
 
 
 class OptionTypeError(ValueError):
@@ -81,7 +82,9 @@ def launch_of(
         OptionTypeError: for a value of the wrong type.
     """
     chosen = dict(_checked(model.parameters)) | dict(_checked(requested))
-    embeds = model.can(EMBEDDING) and "num_batch" not in chosen
+    # What is named counts as named even if it is null, and the default stands for it then.
+    embeds = model.can(EMBEDDING) and not _names(model, requested, "num_batch")
+    draft = _DRAFT if _names(model, requested, "draft_num_predict") else 0
     num_ctx = chosen.get("num_ctx", default_context)
     num_batch = chosen.get("num_batch", 512)
     if embeds:
@@ -93,7 +96,7 @@ def launch_of(
         main_gpu=chosen.get("main_gpu"),
         use_mmap=chosen.get("use_mmap"),
         num_thread=chosen.get("num_thread", 0),
-        draft_num_predict=chosen.get("draft_num_predict", 0),
+        draft_num_predict=chosen.get("draft_num_predict", draft),
         num_ctx_auto=not _names(model, requested, "num_ctx") and not context_is_configured,
         num_batch_auto=not _names(model, requested, "num_batch") and not embeds,
         shift=model.shape.family != "deepseek2" if shift is None else shift,
