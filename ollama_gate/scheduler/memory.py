@@ -275,10 +275,12 @@ class Books:
         total = self.total_bytes if self.total_bytes is not None else self.bin.capacity_bytes
         if total is None:
             return None
-        on_card = [runner for runner in staying if not runner.launch.on_cpu]
+        # What it does not list any more it knows nothing of, even while the memory is still gone.
+        listed = [runner for runner in staying if runner.state is not RunnerState.LEAVING]
+        on_card = [runner for runner in listed if not runner.launch.on_cpu]
         if not on_card:
             return max(0, total - self.foreign_bytes - committed(staying))
-        own = total - sum(runner.reported_bytes for runner in staying)
+        own = total - sum(runner.reported_bytes for runner in listed)
         remembered = (
             runner.free_at_load_bytes - runner.reported_bytes
             for runner in on_card

@@ -26,7 +26,9 @@ class Mending(Booking):
         for runner in self.by_name(self.runners.values()):
             if not runner.usable or not runner.offload or not self.is_open(runner.bin):
                 continue
-            if self.whole and runner.idle and self.is_wanted(runner):
+            # Whoever it serves already may end; where it may not serve nobody is added to them.
+            judged = runner.idle or self.policy.offload is Offload.REFUSE
+            if self.whole and judged and self.is_wanted(runner):
                 self._condemn_if_partial(runner)
             if runner.usable and not runner.told:
                 runner.told = True
