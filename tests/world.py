@@ -17,13 +17,24 @@ from functools import partial
 
 from ollama_gate.scheduler import Machine, snapshot
 from ollama_gate.scheduler import events as ev
-from ollama_gate.scheduler.commands import Command, Forward, Load, Refuse, Unload, Warn
+from ollama_gate.scheduler.commands import (
+    Broken,
+    Command,
+    Evicted,
+    Forward,
+    Load,
+    Offloaded,
+    Refuse,
+    Unload,
+    Warn,
+)
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
     Launch,
     ModelKey,
     Need,
+    Offload,
     Policy,
     Priority,
     Refusal,
@@ -35,6 +46,12 @@ from ollama_gate.scheduler.types import (
 MIB = 2**20
 GIB = 2**30
 NOISE_BYTES = 16 * MIB
+OVERHEAD_BYTES = 400 * MIB
+"""What a process takes of a card beyond what Ollama tells of it."""
+FIT_MARGIN_BYTES = GIB
+"""What the engine leaves free when it decides how much of a model goes to the card."""
+SHOWN_S = 4.0
+"""Within so long of the first sign a runner whose memory others need must have gone."""
 AUTO_CTX, WIDE_CTX = 4096, 8192
 
 Key = tuple[BinId, ModelKey]
@@ -64,6 +81,11 @@ class Card:
     used_read_bytes: int = 0
     read_at: float = 0.0
     shrank_at: float = -1.0
+    lost: bool = False
+    wandered: bool = False
+    moved_bytes: int = 0
+    moved_at: float = 0.0
+    pressed_since: float | None = None
 
     @property
     def limit_bytes(self) -> int:
@@ -83,6 +105,27 @@ class Process:
     held_bytes: int = 0
     read_bytes: int = 0
     loading: bool = True
+    layers_bytes: int = 0
+    retried: bool = False
+    doomed: bool = False
+    dead: bool = False
+    lists_bytes: int = 0
+
+    @property
+    def on_card(self) -> bool:
+        """Whether it was not put on the CPU by whoever loaded it."""
+        return not self.launch.on_cpu
+
+    @property
+    def vram_bytes(self) -> int:
+        """`size_vram`, which a dead one goes on to have."""
+        held = self.lists_bytes if self.dead else self.held_bytes
+        return max(0, held - OVERHEAD_BYTES)
+
+    @property
+    def size_bytes(self) -> int:
+        """`size`."""
+        return self.model.real_bytes - OVERHEAD_BYTES
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -117,6 +160,9 @@ class Told:
     idle_since: float = 0.0
     served: int = 0
     owes: bool = False
+    partial: bool = False
+    doomed: bool = False
+    foreign_bytes: int = 0
     running: set[RequestId] = field(default_factory=set)
 
 
@@ -127,6 +173,7 @@ class Ollama:
     upstream: Upstream
     up: bool = True
     heard: bool = False
+    unsure_since: float | None = None
     processes: dict[Key, Process] = field(default_factory=dict)
 
 
@@ -137,6 +184,7 @@ class Client:
     request: Request
     service_s: float
     state: str = "new"
+    again: bool = False
 
 
 class World:
@@ -154,6 +202,10 @@ class World:
         self.gone_bytes: dict[Key, int] = {}
         self.ghosts: list[Ghost] = []
         self.loads = 0
+        self.excused_loads = 0
+        self.ran_out: dict[Key, tuple[float, int]] = {}
+        self.told_launch: dict[Key, Launch] = {}
+        self.reloaded: set[tuple[Key, Launch]] = set()
         self.calm = False
         self.closed = False
         self.flood = self.random.random() < 0.15
@@ -172,7 +224,9 @@ class World:
             queue_max_size=rng.choice([3, 1000, 1000]),
             keep_alive_s=rng.choice([3.0, 300.0]),
             unread_recovery_s=rng.choice([0.0, 1.5]),
+            offload=rng.choice([Offload.AUTO, Offload.AUTO, Offload.ACCEPT, Offload.REFUSE]),
         )
+        self.fits_layers = rng.random() < 0.8
         upstreams, cards = rng.choice([(1, 1), (1, 1), (1, 1), (1, 2), (2, 1)])
         self.ollamas = {
             name: Ollama(
@@ -197,11 +251,15 @@ class World:
             self._draw_flood()
         longest = max(model.load_s for model in self.models)
         largest = max(model.estimate_bytes for model in self.models)
-        self.load_max_s = max(longest, 1.2 + largest / 3e9) + 1.0
+        # Ollama itself tries once more where memory ran out.
+        self.load_max_s = max(2 * longest, 1.2 + largest / 3e9) + 1.0
 
     def _draw_flood(self) -> None:
         """One model is wanted without end, by more clients than it can serve, and one is not."""
-        self.policy = replace(self.policy, tau_s=(2.0, 8.0, 20.0), queue_max_size=1000)
+        # Whoever is refused would come again in the same instant.
+        self.policy = replace(
+            self.policy, tau_s=(2.0, 8.0, 20.0), queue_max_size=1000, offload=Offload.AUTO
+        )
         self.models = [self._model(number, 9 * GIB) for number in (1, 2)]
         self.service_max_s = 1.0
 
@@ -221,7 +279,8 @@ class World:
         if number == 0 and rng.random() < 0.3:
             real = 30 * GIB
         key = ModelKey(f"model-{number}")
-        estimate = int(real * rng.choice([1.0, 1.0, 1.0, 0.85, 1.2]))
+        # It really takes 10 % less to 25 % more than was thought.
+        estimate = int(real / rng.choice([1.0, 1.0, rng.uniform(0.9, 1.25)]))
         return Model(
             key=key,
             names=(key, f"alias-{number}"),
@@ -262,7 +321,8 @@ class World:
         self._advance(eventful_s + bound_s, until_over=True)
         late = [c.request.id for c in self.clients.values() if c.state != "over"]
         assert not late, f"never ended: {late}"
-        assert self.loads - loads_before <= len(left) + 1, "more loads than requests"
+        allowed = len(left) + 1 + self.excused_loads
+        assert self.loads - loads_before <= allowed, "more loads than requests"
         self._replay()
 
     def _advance(self, until: float, *, until_over: bool = False) -> None:
@@ -298,7 +358,15 @@ class World:
             self._begin_flood()
             return
         self._begin_bursts(eventful_s)
-        faults = [self._die, self._outage, self._stranger, self._stop_one, self._release]
+        faults = [
+            self._die,
+            self._die,
+            self._outage,
+            self._stranger,
+            self._stop_one,
+            self._release,
+            self._lose_card,
+        ]
         for _ in range(rng.choice([0, 2, 6])):
             self.at(rng.uniform(0.0, eventful_s), rng.choice(faults))
         if rng.random() < 0.05:
@@ -319,6 +387,7 @@ class World:
 
     def _calm_down(self) -> None:
         self.calm = True
+        self.excused_loads = 0
         for ollama in self.ollamas.values():
             ollama.up = True
 
@@ -388,6 +457,8 @@ class World:
                 told.running.remove(client.request.id)
                 told.idle_since = self.now
         self.tell(ev.Left(id=client.request.id))
+        for upstream in self.ollamas:
+            self._drop_doomed(upstream)
         if self.flood and not self.calm and client.request.model == self.models[0].key:
             self.at(self.now, partial(self._send, self.models[0]))
 
@@ -405,6 +476,9 @@ class World:
         return card.foreign_bytes + sum(processes) + sum(ghosts)
 
     def _read(self, card: Card) -> None:
+        if card.lost:
+            self.at(self.now + self.reading_s, partial(self._read, card))
+            return
         used = self.used(card)
         card.used_read_bytes, card.read_at = used, self.now
         here = [p for p in self._processes(card.bin.upstream) if p.key[0] == card.bin.id]
@@ -414,8 +488,29 @@ class World:
                 process.read_bytes = process.held_bytes
             for ghost in self.ghosts:
                 ghost.read_bytes = ghost.held_bytes
+            if abs(card.foreign_bytes - card.moved_bytes) > GIB:
+                card.moved_bytes, card.moved_at = card.foreign_bytes, self.now
+        for key, told in self.told.items():
+            if key[0] == card.bin.id:
+                told.foreign_bytes = min(told.foreign_bytes, card.foreign_bytes)
         self.at(self.now + self.reading_s, partial(self._read, card))
         self.tell(ev.Measured(bin=card.bin.id, total_bytes=card.total_bytes, used_bytes=used))
+        self._others_find_room(card)
+
+    def _lose_card(self) -> None:
+        card = self.random.choice(list(self.cards.values()))
+        if not card.live or card.lost or self.calm or not card.read_at:
+            return
+        self._forgive()
+        card.lost = True
+        self._excuse(card.bin.id)
+        self.tell(ev.ReadingLost(bin=card.bin.id))
+        self.soon(20.0, partial(self._find_card, card))
+
+    def _find_card(self, card: Card) -> None:
+        self._forgive()
+        card.lost = False
+        self._excuse(card.bin.id)
 
     def _others_move(self, card: Card) -> None:
         if self.calm:
@@ -423,10 +518,57 @@ class World:
         room = card.total_bytes - (self.used(card) - card.foreign_bytes)
         wanted = self.random.choice([0, 0, self.random.randint(0, card.total_bytes // 2)])
         before, card.foreign_bytes = card.foreign_bytes, min(wanted, max(0, room))
+        card.wandered = True
+        if wanted > room:
+            self._run_out(card)
         if card.foreign_bytes < before:
             self._excuse(card.bin.id)
         self._forgive()
         self.soon(20.0, partial(self._others_move, card))
+
+    def _run_out(self, card: Card) -> None:
+        """Others took all there was: whoever needs a little more for its answer is out of it."""
+        busy = [
+            self.clients[request_id]
+            for key, told in self.told.items()
+            if key[0] == card.bin.id and not card.bin.cpu
+            for request_id in sorted(told.running)
+        ]
+        if not busy or self.random.random() < 0.5:
+            return
+        client = self.random.choice(busy)
+        # Ollama lets go of every model, of the busy ones when they are idle.
+        for process in self._processes(card.bin.upstream):
+            process.doomed = not process.loading
+        self._died(client, oom=True)
+        self._drop_doomed(card.bin.upstream)
+
+    def _drop_doomed(self, upstream: str) -> None:
+        for process in self._processes(upstream):
+            told = self.told.get(process.key)
+            if process.doomed and not (told and told.running):
+                self._kill(process)
+
+    def _died(self, client: Client, *, oom: bool = False) -> None:
+        """An answer says that its runner is no more; the request may be sent once more."""
+        if client.state != "running":
+            return
+        for key, told in self.told.items():
+            if client.request.id in told.running:
+                upstream = self._upstream_of(key)
+                for other, each in self.told.items():
+                    if each.state == "ready" and (
+                        other == key or (oom and self._upstream_of(other) is upstream)
+                    ):
+                        each.doomed = True
+        self._forgive()
+        self.tell(ev.RunnerDied(id=client.request.id, oom=oom))
+        again = not client.again and self.random.random() < 0.7
+        self._end(client)
+        if again and not self.closed:
+            client.request = replace(client.request, accepted=True)
+            client.again, client.state = True, "waiting"
+            self.tell(ev.Arrived(request=client.request))
 
     def _excuse(self, bin_id: BinId) -> None:
         self.cards[bin_id].shrank_at = self.now
@@ -462,16 +604,19 @@ class World:
             model=process.model.key,
             name=process.model.names[0],
             launch=process.launch,
-            footprint_bytes=process.held_bytes,
-            reported_bytes=process.held_bytes,
+            footprint_bytes=process.lists_bytes if process.dead else process.held_bytes,
+            reported_bytes=process.vram_bytes,
             num_ctx=WIDE_CTX if wide else AUTO_CTX,
             parallel=self.parallel,
+            size_bytes=process.size_bytes,
         )
 
     def _observed(self, ollama: Ollama, observed: ev.Observed) -> None:
         if not ollama.up:
             return
         ollama.heard = True
+        if ollama.unsure_since is not None and ollama.unsure_since <= observed.asked_at:
+            ollama.unsure_since = None
         listed = {(resident.bin, resident.model): resident for resident in observed.residents}
         for key, told in list(self.told.items()):
             if self._upstream_of(key) is ollama and told.since < observed.asked_at:
@@ -480,6 +625,7 @@ class World:
                 elif told.state == "ready":
                     told.bytes = listed[key].footprint_bytes
                     told.reported_bytes = listed[key].reported_bytes
+                    told.partial = self._is_partial(key, listed[key])
         for key, resident in listed.items():
             if key not in self.told and self.gone_at.get(key, -1.0) < observed.asked_at:
                 self.told[key] = Told(
@@ -492,8 +638,15 @@ class World:
                     parallel=self.parallel,
                     ready_at=self.now,
                     idle_since=self.now,
+                    partial=self._is_partial(key, resident),
+                    foreign_bytes=self.cards[key[0]].total_bytes,
                 )
         self.tell(observed)
+
+    def _is_partial(self, key: Key, told: ev.Resident | Process) -> bool:
+        judged = not self.cards[key[0]].bin.cpu and not told.launch.on_cpu
+        vram = told.reported_bytes if isinstance(told, ev.Resident) else told.vram_bytes
+        return judged and told.size_bytes is not None and vram < told.size_bytes
 
     def _lost(self, ollama: Ollama) -> None:
         if ollama.heard:
@@ -518,7 +671,7 @@ class World:
             key=process.key,
             held_bytes=process.held_bytes,
             read_bytes=process.read_bytes,
-            excused=self._is_blurred(process.key),
+            excused=self._is_blurred(process.key) or self.cards[process.key[0]].lost,
         )
         self.ghosts.append(ghost)
         delay_s = self.random.choice([0.0, 0.3, 2.0, 4.0, 8.0])
@@ -540,7 +693,8 @@ class World:
         self._excuse(ghost.key[0])
 
     def _fail_soon(self, client: Client) -> None:
-        self.soon(0.3, partial(self._end, client))
+        fails = partial(self._died, client) if self.random.random() < 0.7 else None
+        self.soon(0.3, fails or partial(self._end, client))
 
     # ---------------------------------------------------------------- faults
 
@@ -560,9 +714,14 @@ class World:
 
     def _die(self) -> None:
         process = self._victim(idle=False)
-        if process is not None and not self.calm:
-            self._forgive()
-            self._kill(process)
+        if process is None or self.calm or process.dead:
+            return
+        self._forgive()
+        self._kill(process)
+        if self.random.random() < 0.6:
+            # Ollama goes on listing it.
+            process.dead, process.lists_bytes, process.held_bytes = True, process.held_bytes, 0
+            self._upstream_of(process.key).processes[process.key] = process
 
     def _stop_one(self) -> None:
         process = self._victim(idle=True)
@@ -667,12 +826,16 @@ class World:
             bytes=command.footprint_bytes,
             reported_bytes=command.footprint_bytes,
             parallel=request.parallel,
+            foreign_bytes=card.total_bytes,
         )
         model = next(model for model in self.models if model.key == command.model)
         if not ollama.up:
             self.soon(0.5, lambda: self._load_over(key, client, ev.Interrupted()))
             return
-        if card.live:
+        if card.lost:
+            known = sum(t.bytes for k, t in self.told.items() if k[0] == key[0] and k != key)
+            used = min(self.used(card), card.foreign_read_bytes + known)
+        elif card.live:
             used = min(self.used(card), card.used_read_bytes)
         else:
             used = sum(t.bytes for k, t in self.told.items() if k[0] == key[0] and k != key)
@@ -687,17 +850,58 @@ class World:
         if stranger is not None:
             process.held_bytes = stranger.held_bytes
         ollama.processes[key] = process
-        self.at(self.now + model.load_s / 2, partial(self._take, process, 0.5))
-        self.at(self.now + model.load_s, partial(self._loaded, process, client))
+        self._proceed(process, client)
 
-    def _take(self, process: Process, share: float) -> None:
+    def _proceed(self, process: Process, client: Client) -> None:
+        load_s = process.model.load_s
+        self.at(self.now + load_s / 2, partial(self._place, process))
+        self.at(self.now + load_s, partial(self._loaded, process, client))
+
+    def _place(self, process: Process) -> None:
+        """Decide how much goes to the card, by what is free there now, and take half of it."""
         card = self.cards[process.key[0]]
         there = self._upstream_of(process.key).processes.get(process.key)
         if there is not process or (process.launch.on_cpu and not card.bin.cpu):
             return
-        wanted = int(process.model.real_bytes * share)
+        wanted = process.model.real_bytes
         room = card.total_bytes - self.used(card) + process.held_bytes
-        process.held_bytes = max(0, min(wanted, room))
+        if card.bin.cpu:
+            process.layers_bytes = max(0, min(wanted, room))
+        elif self.fits_layers and wanted > room - FIT_MARGIN_BYTES:
+            process.layers_bytes = max(0, min(wanted - MIB, room - FIT_MARGIN_BYTES))
+        else:
+            process.layers_bytes = wanted
+        process.held_bytes = max(0, min(process.layers_bytes // 2, room))
+
+    def _take(self, process: Process) -> bool:
+        """Take the rest; false where that is no longer there."""
+        card = self.cards[process.key[0]]
+        room = card.total_bytes - self.used(card) + process.held_bytes
+        if card.bin.cpu:
+            process.layers_bytes = min(process.layers_bytes, max(0, room))
+        process.held_bytes = min(process.layers_bytes, max(0, room))
+        return process.layers_bytes <= room
+
+    def _ran_out(self, process: Process, client: Client) -> None:
+        """Ollama throws out everything else and tries once more; then it gives up."""
+        ollama = self._upstream_of(process.key)
+        self._forgive()
+        others = [other for other in ollama.processes.values() if other is not process]
+        for other in others:
+            other.doomed = True
+        self._drop_doomed(ollama.upstream.name)
+        if others and not process.retried:
+            process.retried = True
+            self._proceed(process, client)
+            return
+        self._kill(process)
+        self.excused_loads += 1
+        ollama.unsure_since = self.now
+        told, key = self.told[process.key], process.key
+        self.ran_out[key], self.told_launch[key] = (self.now, told.bytes), told.launch
+        failed = ev.LoadFailed(status=500, text="cudaMalloc failed: out of memory", oom=True)
+        self._load_over(key, client, failed)
+        self.soon(0.3, partial(self._look_once, ollama))
 
     def _loaded(self, process: Process, client: Client) -> None:
         key = process.key
@@ -708,15 +912,22 @@ class World:
             self._kill(process)
             self._load_over(key, client, ev.LoadFailed(status=500, text="it does not load"))
             return
-        self._take(process, 1.0)
+        if not self._take(process):
+            self._ran_out(process, client)
+            return
         process.loading, process.since = False, self.now
         outcome = ev.Loaded()
         if self.random.random() < 0.8:
             outcome = ev.Loaded(
                 footprint_bytes=process.held_bytes,
-                reported_bytes=process.held_bytes,
+                reported_bytes=process.vram_bytes,
+                size_bytes=process.size_bytes,
                 num_ctx=WIDE_CTX if process.launch.num_ctx == WIDE_CTX else AUTO_CTX,
             )
+            self.told[key].partial = self._is_partial(key, process)
+            self.ran_out.pop(key, None)
+            if not self.told[key].partial:
+                self.reloaded.discard((key, process.launch))
         self._load_over(key, client, outcome)
 
     def _load_over(
@@ -730,7 +941,8 @@ class World:
                 told.ready_at = told.idle_since = self.now
                 told.owes = client.state == "waiting"
                 if outcome.footprint_bytes is not None:
-                    told.bytes = told.reported_bytes = outcome.footprint_bytes
+                    told.bytes = outcome.footprint_bytes
+                    told.reported_bytes = outcome.reported_bytes or 0
             case ev.LoadFailed() | ev.Interrupted():
                 self._told_gone(key)
                 self._forgive()
@@ -743,20 +955,57 @@ class World:
         told, ollama = self.told[key], self._upstream_of(key)
         assert told.state == "ready", f"unload of a runner that is {told.state}"
         assert not told.running, "unload of a busy runner"
-        assert not told.owes, "unloaded before it served anybody"
+        self._judge_reason(command, told)
+        if not isinstance(command.reason, Offloaded | Broken):
+            assert not told.owes, "unloaded before it served anybody"
         if any(self._home(key, told, request) for request in self._waiting()):
             turn_s = self.policy.kappa * told.load_s
             assert told.served, "unloaded before it served anybody, and somebody waits for it"
             assert self.now >= told.ready_at + turn_s, "unloaded before it had its turn"
         assert ollama.heard, "unload at an upstream that is away"
         assert not self.closed, "unload after closing"
+        assert ollama.unsure_since is None, "unload where nobody knows what is left"
         told.state, told.since = "unloading", self.now
         self.soon(1.0, partial(self._dies_as_told, key))
+
+    def _judge_reason(self, command: Unload, told: Told) -> None:
+        key, reason = (command.bin, command.model), command.reason
+        match reason:
+            case Offloaded():
+                assert told.partial, "unloaded as partial, and it is whole"
+                assert self.policy.offload is not Offload.ACCEPT, "a part was to be accepted"
+                if reason.again:
+                    assert (key, told.launch) not in self.reloaded, "loaded again more than once"
+                    self.reloaded.add((key, told.launch))
+                told.doomed = True
+                self.excused_loads += 1
+                self._forgive()
+            case Broken():
+                there = self._upstream_of(key).processes
+                lives = [k for k in self.told if k in there and not there[k].dead]
+                dead = any(k[0] == key[0] and k not in lives for k in self.told)
+                assert told.doomed or dead, "unloaded as broken, and nobody is"
+                told.doomed = True
+            case Evicted(for_model="foreign memory"):
+                assert self.cards[key[0]].live, "others were never seen there"
+            case _:
+                pass
+
+    def _look_once(self, ollama: Ollama) -> None:
+        if not ollama.up:
+            self._lost(ollama)
+            return
+        listed = tuple(self._line_of_ps(p) for p in ollama.processes.values() if not p.loading)
+        name = ollama.upstream.name
+        observed = ev.Observed(upstream=name, residents=listed, asked_at=self.now)
+        self.soon(0.3, partial(self._observed, ollama, observed))
 
     def _dies_as_told(self, key: Key) -> None:
         ollama = self._upstream_of(key)
         process = ollama.processes.get(key)
-        if process is not None:
+        if process is not None and process.dead:
+            del ollama.processes[key]
+        elif process is not None:
             self._kill(process)
         self.soon(0.5, partial(self._unloaded, key))
 
@@ -780,6 +1029,10 @@ class World:
         assert told is not None, "forwarded to a model that is not there"
         assert told.state == "ready", f"forwarded to a model that is {told.state}"
         assert self._upstream_of(key).heard, "forwarded to an upstream that is away"
+        assert self._upstream_of(key).unsure_since is None, "forwarded, and it may be evicted"
+        assert not told.doomed, "forwarded to a runner that is no more"
+        assert (command.offload > 0) == told.partial, "and not told how much is on the CPU"
+        self._judge_partial(key, told)
         assert self._fits_options(told, request, key[0]), "forwarded to other options"
         assert len(told.running) < told.parallel, "more in flight than its runner serves at once"
         assert not self.closed, "forwarded after closing"
@@ -787,7 +1040,8 @@ class World:
         told.served += 1
         told.owes = False
         told.running.add(command.id)
-        if key in self._upstream_of(key).processes:
+        process = self._upstream_of(key).processes.get(key)
+        if process is not None and not process.dead:
             self.at(self.now + client.service_s, partial(self._end, client))
         else:
             self._fail_soon(client)
@@ -803,10 +1057,57 @@ class World:
         if command.reason is Refusal.UPSTREAM_AWAY:
             names = {self.cards[bin_id].bin.upstream for bin_id in client.request.needs}
             assert not any(self.ollamas[name].heard for name in names), "refused, and it answers"
+        if command.reason is Refusal.NEVER_FITS:
+            assert self.policy.offload is Offload.REFUSE, "a part may be on the CPU"
         client.state = "refused"
         self.at(self.now, partial(self._end, client))
 
     # ---------------------------------------------------------------- the judge
+
+    def _judge_partial(self, key: Key, told: Told) -> None:
+        """What would fit the empty bin is loaded again before it serves, where all is known."""
+        card = self.cards[key[0]]
+        process = self._upstream_of(key).processes.get(key)
+        if not told.partial or process is None or process.dead:
+            return
+        assert self.policy.offload is not Offload.REFUSE, (
+            "it serves though it is on the CPU in part"
+        )
+        surely_room = card.live and not card.wandered and not card.lost and not self.ghosts
+        usable = min(card.limit_bytes, card.total_bytes - max(GIB, card.total_bytes // 20))
+        fits = process.model.real_bytes < usable - GIB and told.served == 0
+        if self.policy.offload is Offload.AUTO and surely_room and fits and self._settled(card):
+            assert (key, told.launch) in self.reloaded, "half on the CPU, and it would fit"
+
+    def _settled(self, card: Card) -> bool:
+        """Whether nothing that was resident lately can still be taken for somebody else's."""
+        return all(self.now > at + 15.0 for at in self.gone_at.values()) and card.read_at > 3.0
+
+    def _others_find_room(self, card: Card) -> None:
+        """Where others have taken what was free, idle models go, and soon."""
+        here = {key: told for key, told in self.told.items() if key[0] == card.bin.id}
+        ollama = self.ollamas[card.bin.upstream]
+        calm = all(
+            told.state == "ready" and not told.doomed
+            for key, told in self.told.items()
+            if self._upstream_of(key) is ollama
+        )
+        idle = [
+            key
+            for key, told in here.items()
+            if not told.running
+            and told.bytes > 0
+            and told.foreign_bytes + NOISE_BYTES * 4 < card.foreign_bytes
+            and not any(self._home(key, told, request) for request in self._waiting())
+        ]
+        taken = card.foreign_bytes + sum(told.bytes for told in here.values())
+        known = ollama.heard and ollama.unsure_since is None and not self.closed
+        if not (calm and known and idle and taken > card.total_bytes) or card.lost:
+            card.pressed_since = None
+            return
+        card.pressed_since = self.now if card.pressed_since is None else card.pressed_since
+        late = self.now > card.pressed_since + SHOWN_S
+        assert not late, f"others have taken the memory, and {idle} stay"
 
     def _fits_options(self, told: Told, request: Request, bin_id: BinId) -> bool:
         """Ollama's rule for the few options that this world knows."""
@@ -822,18 +1123,21 @@ class World:
         ollama, card = self._upstream_of(key), self.cards[command.bin]
         beside = {k: told for k, told in self.told.items() if self._upstream_of(k) is ollama}
         assert ollama.heard, "load at an upstream that is away"
+        assert ollama.unsure_since is None, "load where nobody knows what is left"
+        self._judge_booked(command, client)
         assert not self.closed, "load after closing"
         assert client.state == "waiting", "loaded for nobody"
         assert not any(told.state == "loading" for told in beside.values()), "two loads at once"
         assert not any(k[1] == command.model for k in beside), "it is there already"
         assert not any(
-            told.state in ("loading", "ready") and self._suits(k, told, client.request)
+            (told.state == "loading" or self._home(k, told, client.request))
+            and self._suits(k, told, client.request)
             for k, told in self.told.items()
         ), "loaded twice for one request"
         assert len(beside) < ollama.upstream.max_loaded, "Ollama would evict: too many"
         here = {k: told for k, told in beside.items() if k[0] == command.bin}
         ghosts = [g for g in self.ghosts if g.key[0] == command.bin and card.live]
-        need = client.request.needs[command.bin]
+        need = replace(client.request.needs[command.bin], footprint_bytes=command.footprint_bytes)
         known_bytes = self._known_bytes(card, here, ghosts)
         if not here and need.footprint_bytes + known_bytes > card.limit_bytes:
             assert card.live or not self._unread(card), "nobody had time to give memory back"
@@ -845,13 +1149,40 @@ class World:
                     "loaded into memory that is still leaving"
                 )
         if not here:
+            self._judge_alone(need, card, client.request)
             return
         assert card.live or card.bin.capacity_bytes is not None, "beside others in the unknown"
-        assert need.footprint_bytes + known_bytes <= card.limit_bytes + NOISE_BYTES, (
+        whole = self.policy.offload is not Offload.ACCEPT
+        assert not (whole and any(told.partial for told in here.values())), "beside one that slid"
+        assert need.footprint_bytes + known_bytes <= card.total_bytes + NOISE_BYTES, (
             f"over-committed: {need.footprint_bytes / GIB:.2f} beside {known_bytes / GIB:.2f}"
         )
+        ours_bytes = sum(told.bytes for told in here.values())
+        assert need.footprint_bytes + ours_bytes <= card.limit_bytes, "beyond the budget"
         if not card.bin.cpu:
             self._judge_eighty_percent(need, card, here)
+
+    def _judge_booked(self, command: Load, client: Client) -> None:
+        key = command.bin, command.model
+        assert command.footprint_bytes >= client.request.needs[command.bin].footprint_bytes
+        if key in self.ran_out:
+            failed_at, booked_bytes = self.ran_out[key]
+            assert self.now >= failed_at + 1.0, "it has just run out of memory"
+            if command.launch == self.told_launch.get(key):
+                assert command.footprint_bytes >= booked_bytes, "and it is booked with less"
+
+    def _judge_alone(self, need: Need, card: Card, request: Request) -> None:
+        """What fits an empty card waits for others, unless they have been there for long."""
+        if not card.live or card.lost or card.bin.cpu or self.policy.offload is Offload.ACCEPT:
+            return
+        patience_s = self.policy.tau_s[request.priority]
+        fresh = self.now < min(request.arrived_at, card.moved_at) + patience_s
+        usable = min(card.limit_bytes, card.total_bytes - max(GIB, card.total_bytes // 20))
+        others_bytes = min(card.foreign_bytes, card.foreign_read_bytes)
+        slides = need.footprint_bytes > card.total_bytes - others_bytes
+        assert not (fresh and slides and need.footprint_bytes <= usable), (
+            "loaded into what others use, and it would have fit beside nobody"
+        )
 
     def _known_bytes(self, card: Card, here: dict[Key, Told], ghosts: list[Ghost]) -> int:
         known = min(card.foreign_bytes, card.foreign_read_bytes)
@@ -862,6 +1193,9 @@ class World:
                 told = here.get(process.key)
                 told_bytes = 0 if told is None else told.bytes
                 known += min(process.held_bytes, max(process.read_bytes, told_bytes))
+        if card.lost:
+            # Nobody sees them go: they are given time, like those on a card that is not read.
+            return known + sum(self.gone_bytes[key] for key in self._unread(card))
         return known + sum(min(ghost.held_bytes, ghost.read_bytes) for ghost in ghosts)
 
     def _unread(self, card: Card) -> list[Key]:
@@ -881,7 +1215,7 @@ class World:
         processes = self._upstream_of(next(iter(here))).processes
         on_card = {key: told for key, told in here.items() if not told.launch.on_cpu}
         if not on_card:
-            believed = [total - card.used_read_bytes]
+            believed = [total - (0 if card.lost else card.used_read_bytes)]
         else:
             believed = [total - sum(told.reported_bytes for told in here.values())]
         for key, told in on_card.items():
@@ -894,7 +1228,7 @@ class World:
 
     def _serves_whom_it_was_loaded_for(self) -> None:
         for key, told in self.told.items():
-            if told.state == "ready" and told.owes and self._upstream_of(key).heard:
+            if told.state == "ready" and told.owes and self._serves(key, told):
                 still = any(
                     c.state == "waiting" and self._home(key, told, c.request)
                     for c in self.clients.values()
@@ -902,8 +1236,14 @@ class World:
                 assert not still, f"{key} was loaded for somebody, and serves nobody"
                 told.owes = False
 
+    def _serves(self, key: Key, told: Told) -> bool:
+        """Whether it is as it should be, as far as the scheduler was told."""
+        ollama = self._upstream_of(key)
+        slid = told.partial and self.policy.offload is not Offload.ACCEPT
+        return ollama.heard and ollama.unsure_since is None and not told.doomed and not slid
+
     def _home(self, key: Key, told: Told, request: Request) -> bool:
-        return told.state == "ready" and self._suits(key, told, request)
+        return told.state == "ready" and self._serves(key, told) and self._suits(key, told, request)
 
     def _suits(self, key: Key, told: Told, request: Request) -> bool:
         return (
@@ -970,6 +1310,8 @@ class World:
         for told in there.values():
             if told.state != "ready":
                 return told.state
+        if trouble := self._trouble(ollama, there, (bin_id, eldest.model)):
+            return trouble
         if self.cards[bin_id].live and any(
             at + self.policy.recovery_s > self.now
             for key, at in self.gone_at.items()
@@ -978,6 +1320,9 @@ class World:
             return "memory on its way back"
         if not self.cards[bin_id].live and self._unread(self.cards[bin_id]):
             return "memory on its way back"
+        return self._in_use(there)
+
+    def _in_use(self, there: dict[Key, Told]) -> str | None:
         for key, told in there.items():
             if told.running:
                 return "a victim serves"
@@ -986,3 +1331,11 @@ class World:
             if wanted and (told.served == 0 or self.now < told.ready_at + quantum_s):
                 return "a quantum"
         return None
+
+    def _trouble(self, ollama: Ollama, there: dict[Key, Told], key: Key) -> str | None:
+        if any(told.doomed for told in there.values()):
+            return "a runner that is no more ends its last answers"
+        if ollama.unsure_since is not None:
+            return "what is left is asked"
+        failed_at, _ = self.ran_out.get(key, (-math.inf, 0))
+        return "a pause after memory ran out" if self.now < failed_at + 8.1 else None
