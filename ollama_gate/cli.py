@@ -25,6 +25,7 @@ from ollama_gate.errors import (
     ConfigError,
     ListenError,
     ModelUnknownError,
+    StateError,
     UpstreamError,
     UpstreamRefusedError,
 )
@@ -71,7 +72,7 @@ def serve(path: Path | None, listen: str | None, upstream: str | None, *, simula
     work = _simulated(effective.config) if simulate else _serve(effective.config)
     try:
         _run(work)
-    except ListenError as error:
+    except (ListenError, StateError) as error:
         _fail(str(error))
 
 
@@ -246,7 +247,8 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 
 async def _serve(effective: config.Config, card: Card | None = None) -> None:
     stop = _signalled()
-    site = Site(effective, card=card)
+    # What a simulation shows is true of nothing else.
+    site = Site(effective, card=card, temporary=card is not None)
     await site.open()
     _system.info("listening", url=site.url, upstream=effective.upstream.url, version=__version__)
     await stop.wait()

@@ -4,6 +4,7 @@ It says how each ended; whether, when and in which order there is one is not dec
 """
 
 import asyncio
+import contextlib
 import math
 from http import HTTPStatus
 from typing import Final
@@ -60,6 +61,8 @@ class Engine:
             told = error.status in ERROR_STATUSES
             status = error.status if told else HTTPStatus.INTERNAL_SERVER_ERROR
             oom = mishaps.out_of_memory(error.text.encode())
+            if oom:
+                await self._note_oom(command)
             return LoadFailed(status=status, text=error.text, oom=oom)
         except UpstreamGoneError:
             return Interrupted()
@@ -73,6 +76,11 @@ class Engine:
                 )
         text = f"{command.name} was loaded, but is not listed by /api/ps"
         return LoadFailed(status=500, text=text)
+
+    async def _note_oom(self, command: Load) -> None:
+        # If it is gone by now as well, nobody will need to know.
+        with contextlib.suppress(UpstreamError):
+            await self._registry.ran_out(command.name, command.launch, command.bin)
 
     async def unload(self, command: Unload) -> bool:
         """Ask a model to go until it is no longer listed; false if the upstream went instead.

@@ -75,5 +75,13 @@ class RanTooLongError(GateError):
     """A request was served for longer than `max_run`."""
 
 
+class StateError(GateError):
+    """`state_dir` is not for this gate to use; the text says why and what to do."""
+
+
+class StoreError(GateError):
+    """What was learned cannot be written, or read, now; a later try may succeed."""
+
+
 class ListenError(GateError):
     """The address to listen on cannot be had."""

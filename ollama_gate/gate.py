@@ -84,6 +84,28 @@ class Meter(Protocol):
         """Say whether memory is moving."""
 
 
+class Witness(Protocol):
+    """Somebody who remembers how long things took. Times in seconds, `now` of the pump's clock."""
+
+    def load_began(self, bin_id: BinId, model: ModelKey, launch: Launch, now: float) -> None:
+        """A load is ordered; `loaded` or `load_failed` follows."""
+
+    def loaded(self, bin_id: BinId, model: ModelKey, seconds: float, now: float) -> None:
+        """It went well."""
+
+    def load_failed(self, bin_id: BinId, model: ModelKey, now: float) -> None:
+        """It did not, or nobody knows."""
+
+    def unload_began(self, bin_id: BinId, now: float) -> None:
+        """An unload is ordered."""
+
+    def unloaded(self, bin_id: BinId, model: ModelKey, seconds: float, now: float) -> None:
+        """It is over, and was seen to be."""
+
+    def served(self, bin_id: BinId, model: ModelKey, seconds: float) -> None:
+        """A slot was held for so long, until its answer ended."""
+
+
 class RefusedError(GateError):
     """A request is turned away; `refusal` says why and what to answer."""
 
@@ -123,6 +145,7 @@ class _Ticket:
     granted: asyncio.Future[Grant]
     holder: asyncio.Task[Any] | None
     withdrawn: bool = False
+    granted_at: float = 0.0
 
 
 class _Slot:
@@ -153,7 +176,7 @@ class _Slot:
     def _end(self, error: BaseException | None) -> None:
         ticket = self._ticket
         assert ticket is not None, "a block that ends has begun"
-        self._gate._leave(ticket)  # noqa: SLF001  its other half
+        self._gate._leave(ticket, ended=error is None)  # noqa: SLF001  its other half
         if isinstance(error, asyncio.CancelledError) and ticket.withdrawn and ticket.holder:
             ticket.holder.uncancel()
             raise RefusedError(Refuse(id=ticket.request.id, reason=Refusal.CANCELLED)) from None
@@ -166,9 +189,16 @@ class Gate:
     event loop only.
     """
 
-    def __init__(self, machine: Machine, engines: Mapping[str, Engine]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        engines: Mapping[str, Engine],
+        *,
+        witness: Witness | None = None,
+    ) -> None:
         self._machine = machine
         self._engines = engines
+        self._witness = witness
         self._meters: dict[BinId, Meter] = {}
         self._tickets: dict[RequestId, _Ticket] = {}
         self._ended: OrderedDict[RequestId, str] = OrderedDict()
@@ -208,8 +238,11 @@ class Gate:
         self._quiet.clear()
         return ticket
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, ticket: _Ticket, *, ended: bool) -> None:
         request_id = ticket.request.id
+        if ended and self._witness is not None:
+            served_s = asyncio.get_running_loop().time() - ticket.granted_at
+            self._witness.served(ticket.granted.result().bin, ticket.request.model, served_s)
         del self._tickets[request_id]
         self._remember(request_id, ticket)
         self._tell(ev.Left(id=request_id))
@@ -448,6 +481,7 @@ class Gate:
         ticket = self._tickets.get(command.id)
         # Its client may have gone in this very instant; `Left` is on its way then.
         if ticket is not None and not ticket.granted.done():
+            ticket.granted_at = asyncio.get_running_loop().time()
             ticket.granted.set_result(
                 Grant(
                     bin=command.bin,
@@ -576,6 +610,8 @@ class Gate:
     async def _carry_out_load(self, command: Load) -> None:
         upstream, engine = self._engine_of(command.bin)
         began = asyncio.get_running_loop().time()
+        if self._witness is not None:
+            self._witness.load_began(command.bin, command.model, command.launch, began)
         outcome: ev.Loaded | ev.LoadFailed | ev.Interrupted
         try:
             interrupted = ev.Interrupted()
@@ -583,7 +619,13 @@ class Gate:
         except Exception as error:  # noqa: BLE001  a load without an end would block its bin for ever
             _failed(error)
             outcome = ev.LoadFailed(status=500, text=f"the gate could not load it: {error!r}")
-        took_s = asyncio.get_running_loop().time() - began
+        now = asyncio.get_running_loop().time()
+        took_s = now - began
+        if self._witness is not None:
+            if isinstance(outcome, ev.Loaded):
+                self._witness.loaded(command.bin, command.model, took_s, now)
+            else:
+                self._witness.load_failed(command.bin, command.model, now)
         match outcome:
             case ev.Loaded():
                 taken = outcome.footprint_bytes or command.footprint_bytes
@@ -609,6 +651,9 @@ class Gate:
 
     async def _carry_out_unload(self, command: Unload) -> None:
         upstream, engine = self._engine_of(command.bin)
+        began = asyncio.get_running_loop().time()
+        if self._witness is not None:
+            self._witness.unload_began(command.bin, began)
         try:
             gone = await self._unless_it_restarts(upstream, engine.unload(command), False)
         except Exception as error:  # noqa: BLE001  nor may an unload be without an end
@@ -617,6 +662,9 @@ class Gate:
         _engine.info("unloaded" if gone else "unload not seen", model=command.name)
         if not gone:
             self._upstream_lost(upstream, "it stopped answering during an unload")
+        elif self._witness is not None:
+            now = asyncio.get_running_loop().time()
+            self._witness.unloaded(command.bin, command.model, now - began, now)
         self._tell(ev.UnloadEnded(bin=command.bin, model=command.model, gone=gone))
 
     async def _unless_it_restarts(

@@ -6,12 +6,12 @@ goes by, so that it is given what computes them.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from ollama_gate import footprint
 from ollama_gate.footprint import Facts
 from ollama_gate.footprint.explained import Source
-from ollama_gate.scheduler.types import Launch, ModelKey, Need
+from ollama_gate.scheduler.types import Launch, Need
 
 FIRST_CONTEXT: Final = 4096
 """Ollama's smallest automatic context; from here on each that is shown is twice the last."""
@@ -41,13 +41,6 @@ class Times:
     load_s: float | None = None
     unload_s: float | None = None
     service_s: float | None = None
-
-
-class Averages(Protocol):
-    """Whoever keeps the times."""
-
-    def times(self, model: ModelKey) -> Times:
-        """Those of one model; empty ones if it was never seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

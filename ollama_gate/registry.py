@@ -4,6 +4,7 @@ What they are is `known`'s to find out and to remember.
 """
 
 import asyncio
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from typing import Any, Final
 
 from ollama_gate import footprint, names
 from ollama_gate.config import Config, ModelConfig
-from ollama_gate.errors import UpstreamError
+from ollama_gate.errors import UpstreamError, UpstreamRefusedError
+from ollama_gate.experience import Experience
 from ollama_gate.footprint import Facts, Settings
 from ollama_gate.footprint.explained import Source
-from ollama_gate.known import Known, KnownModel
+from ollama_gate.known import Known, KnownModel, Line
 from ollama_gate.ollama import Ollama
-from ollama_gate.outlook import Averages, Outlook, Size, Times, sizes
+from ollama_gate.outlook import Outlook, Size, Times, sizes
 from ollama_gate.scheduler.events import Resident
 from ollama_gate.scheduler.types import (
     Bin,
@@ -30,6 +32,9 @@ from ollama_gate.scheduler.types import (
     RequestId,
 )
 from ollama_gate.wire import Ask
+
+VERSION_FRESH_S: Final = 60.0
+"""For so long Ollama's version is believed; after an outage it is asked for again at once."""
 
 REMEMBERED: Final = 1000
 """How many models with options of their own are remembered with what they come to."""
@@ -72,7 +77,7 @@ class Registry:
         ollama: whom to ask.
         config: what is in effect.
         bins: where its models may be.
-        averages: who knows how long things take.
+        experience: what was seen of it before, and is from now on.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class Registry:
         ollama: Ollama,
         config: Config,
         bins: Sequence[Bin],
-        averages: Averages | None = None,
+        experience: Experience | None = None,
     ) -> None:
         upstream = config.upstream
         self._ollama = ollama
@@ -93,9 +98,11 @@ class Registry:
             context_length=upstream.context_length,
             safety=config.vram.safety,
         )
-        self._book = footprint.Book()
+        self._experience = experience or Experience(upstream.url)
+        self._book = self._experience.book
+        self._version_until = -math.inf
+        self._on_disk: Mapping[str, Line] = {}
         self._known = Known(ollama)
-        self._averages = averages
         self._answered = False
         self._sized: dict[str, _Sizes] = {}
         self._given_up: set[ModelKey] = set()
@@ -141,7 +148,7 @@ class Registry:
         )
         if facts is None:
             return shown
-        times = self._averages.times(facts.key) if self._averages else Times()
+        times = self._times(facts.key)
         if facts.remote:
             return replace(shown, times=times)
         sized = self._sized.get(line.key)
@@ -149,6 +156,14 @@ class Registry:
             self._sized[line.key] = sized = self._sizes(facts)
             await asyncio.sleep(0)
         return replace(shown, times=times, automatic=sized.automatic, sizes=sized.all)
+
+    def _times(self, model: ModelKey) -> Times:
+        past = self._experience.times(model)
+        return Times(
+            load_s=None if past.load is None else past.load.seconds,
+            unload_s=None if past.unload is None else past.unload.seconds,
+            service_s=None if past.service is None else past.service.seconds,
+        )
 
     def _sizes(self, facts: Facts) -> _Sizes:
         bin_ = self._bins[0]
@@ -260,6 +275,7 @@ class Registry:
         Raises:
             UpstreamError: no answer, or not that of an Ollama.
         """
+        await self._notice_version()
         lines = [line for line in map(footprint.read_ps, await self._listed()) if line.name]
         on_card = any(line.size_vram_bytes for line in lines)
         facts = await self._known.of_runners(lines)
@@ -267,6 +283,9 @@ class Registry:
             self._resident(line, known or _nameless(line), on_card=on_card)
             for line, known in zip(lines, facts, strict=True)
         ]
+        self._experience.listed(self._bins[0].id, asyncio.get_running_loop().time())
+        self._notice_overhead()
+        self._notice_disk()
         self._given_up &= {resident.model for resident in found}
         return tuple(resident for resident in found if resident.model not in self._given_up)
 
@@ -276,11 +295,48 @@ class Registry:
             lines = await self._ollama.residents()
         except UpstreamError:
             self._answered = False
+            self._version_until = -math.inf
             raise
         if not self._answered:
             self._answered = True
             self._known.wake()
         return lines
+
+    async def _notice_version(self) -> None:
+        """What a figure of `/api/ps` means depends on it."""
+        now = asyncio.get_running_loop().time()
+        if now < self._version_until:
+            return
+        try:
+            version = await self._ollama.version()
+        except UpstreamRefusedError:
+            version = ""
+        self._version_until = now + VERSION_FRESH_S
+        if version != self._settings.version:
+            self._settings = replace(self._settings, version=version)
+
+    def _notice_overhead(self) -> None:
+        overhead_bytes = self._experience.overhead_bytes(self._bins[0].id)
+        if overhead_bytes != self._settings.overhead_bytes:
+            self._settings = replace(self._settings, overhead_bytes=overhead_bytes)
+
+    def _notice_disk(self) -> None:
+        """What is gone from the disk for good is forgotten."""
+        lines = self._known.listed
+        if lines is not self._on_disk:
+            self._on_disk = lines
+            self._experience.on_disk([line.digest for line in lines.values()])
+
+    async def ran_out(self, name: str, launch: Launch, bin_id: BinId) -> None:
+        """A model ran out of memory as it was loaded: it is booked with more from now on."""
+        facts = await self.facts(name)
+        if facts is not None:
+            bin_ = next(bin_ for bin_ in self._bins if bin_.id == bin_id)
+            self._experience.ran_out(facts, launch, self._settings, bin_)
+
+    def deleted(self, model: ModelKey) -> None:
+        """A name of a model was deleted: unless it has another, it is forgotten."""
+        self._experience.deleted(model)
 
     def give_up(self, model: ModelKey) -> None:
         """Take no more notice of a runner that no name reaches, for as long as it is listed.
@@ -320,28 +376,30 @@ class Registry:
         return launch, named_ctx
 
     def _taken(self, facts: Facts, line: footprint.Resident, bin_: Bin) -> int:
-        configured_bytes = self._configured_bytes(facts)
-        if configured_bytes is not None:
-            return configured_bytes
-        return self._book.learn(
+        """What to book for a runner that is there; and learning from it."""
+        self._experience.met(facts.key, line.digest)
+        seen_bytes = self._experience.saw(
             facts,
-            Launch(num_ctx=line.context_length),
+            line,
             self._settings,
-            size_bytes=line.size_bytes,
+            bin_,
             # Nothing on a card that was not asked to be empty: there may be no card at all, and
             # the budget that is configured means main memory.
             size_vram_bytes=line.size_vram_bytes or line.size_bytes,
-            on_cpu_bin=bin_.cpu,
+            now=asyncio.get_running_loop().time(),
         )
+        configured_bytes = self._configured_bytes(facts)
+        return seen_bytes if configured_bytes is None else configured_bytes
 
     def _need(self, facts: Facts, launch: Launch, bin_: Bin) -> tuple[Need, Source]:
-        return self._book.need(
+        need, source = self._book.need(
             facts,
             launch,
             self._settings,
             configured_bytes=self._configured_bytes(facts),
             on_cpu_bin=bin_.cpu,
         )
+        return replace(need, load_s=self._experience.load_s(facts.key)), source
 
     def _configured_bytes(self, facts: Facts) -> int | None:
         own: ModelConfig | None = self._models.get(_key(facts.name))

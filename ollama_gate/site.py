@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import tempfile
 import uuid
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Protocol, Self, runtime_checkable
 
@@ -17,12 +19,14 @@ from ollama_gate.app import Face, make_runner
 from ollama_gate.config import Config, UpstreamConfig
 from ollama_gate.engine import Engine
 from ollama_gate.errors import CardError, ListenError
+from ollama_gate.experience import Experience
 from ollama_gate.gate import Gate
 from ollama_gate.guard import Guard
 from ollama_gate.ollama import Ollama
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler.types import Bin, BinId, Offload, Policy, Upstream
+from ollama_gate.store import Keeper
 
 RUNNERS_A_CARD: Final = 3
 """How many runners Ollama keeps for each card, or on the CPU, unless it is told otherwise."""
@@ -42,6 +46,7 @@ class Site:
         config: what is in effect.
         card: what to read instead of the card that the configuration leads to.
         busy_poll_s: how often it is read while memory is on the move.
+        temporary: nothing of what is learned is kept, nor anything from before believed.
     """
 
     def __init__(
@@ -50,11 +55,16 @@ class Site:
         *,
         card: gpu.Card | None = None,
         busy_poll_s: float = gpu.BUSY_S,
+        temporary: bool = False,
     ) -> None:
         self.config = config
         self.url = ""
         self._card = card
         self._busy_poll_s = busy_poll_s
+        self._temporary = temporary
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._keeper: Keeper | None = None
+        self._experience: Experience | None = None
         self._name = uuid.uuid4().hex
         self._ollama = Ollama(config.upstream.url, gate=self._name)
         self._meters: gpu.Meters | None = None
@@ -78,12 +88,16 @@ class Site:
 
         Raises:
             ListenError: the address cannot be had.
+            StateError: `state_dir` is not for this gate to use.
         """
         upstream = self.config.upstream
         found = await self._find()
+        self._experience = experience = Experience(upstream.url, await self._recall())
         self._bin = bin_ = _bin(self.config, found)
         await self._ollama.open()
-        self._registry = registry = Registry(ollama=self._ollama, config=self.config, bins=(bin_,))
+        self._registry = registry = Registry(
+            ollama=self._ollama, config=self.config, bins=(bin_,), experience=experience
+        )
         engine = Engine(self._ollama, registry, keep_alive_s=self.config.keep_alive_s)
         self.gate = gate = Gate(
             Machine(
@@ -93,6 +107,7 @@ class Site:
                 now=asyncio.get_running_loop().time(),
             ),
             {upstream.name: engine},
+            witness=experience,
         )
         self._meters = meters = gpu.Meters(
             found, tell=self._measured, total=registry.card_has, busy_s=self._busy_poll_s
@@ -111,6 +126,7 @@ class Site:
             await self._listen(face)
         except OSError as error:
             await self._ollama.close()
+            await self._forsake()
             raise ListenError(f"cannot listen on {self.config.listen}: {error}") from error
         meters.start()
         gate.start()
@@ -166,14 +182,36 @@ class Site:
         if self._runner is not None:
             await self._runner.cleanup()
         await self._ollama.close()
+        await self._forsake()
+
+    async def _recall(self) -> Keeper:
+        """What was learned in earlier lives, and a place for what will be."""
+        state_dir = self.config.state_dir
+        if self._temporary:
+            self._scratch = tempfile.TemporaryDirectory()
+            state_dir = Path(self._scratch.name)
+        self._keeper = keeper = Keeper(state_dir)
+        await keeper.open()
+        return keeper
+
+    async def _forsake(self) -> None:
+        """Let go of what was learned."""
+        if self._keeper is not None:
+            await self._keeper.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     # ---------------------------------------------------------------- the card
 
     def _measured(self, reading: gpu.Reading | CardError) -> None:
         assert self.gate is not None
         assert self._bin is not None
+        assert self._experience is not None
         match reading:
             case gpu.Reading():
+                self._experience.measured(
+                    self._bin.id, reading.device, reading.used_bytes, reading.ours_bytes
+                )
                 self.gate.measured(self._bin.id, reading.total_bytes, reading.used_bytes)
             case CardError():
                 if isinstance(self.gate, Loses):

@@ -29,6 +29,12 @@ MakeSite = Callable[..., Awaitable[Site]]
 MakeOllama = Callable[..., Awaitable[SimulatedOllama]]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a gate learns in a test is not to be believed by the user's own."""
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+
+
 @contextlib.asynccontextmanager
 async def opened(client: Client) -> AsyncIterator[Client]:
     """A client of an upstream, open for the length of a block."""
@@ -69,7 +75,7 @@ async def make_site() -> AsyncIterator[MakeSite]:
     async def make(simulated: SimulatedOllama, **changes: Any) -> Site:
         config: Config = gate_config(simulated.url, simulated.settings)
         config = structs.replace(config, **changes)
-        site = Site(config, card=SimulatedCard(simulated), busy_poll_s=0.01)
+        site = Site(config, card=SimulatedCard(simulated), busy_poll_s=0.01, temporary=True)
         await site.open()
         opened.append(site)
         return site

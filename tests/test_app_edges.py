@@ -424,7 +424,7 @@ async def before(play: Play) -> AsyncIterator[Site]:
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     config = Config(listen=Listen(port=0), upstream=UpstreamConfig(url=f"http://127.0.0.1:{port}"))
-    async with server, Site(config) as site, asyncio.timeout(LIMIT_S):
+    async with server, Site(config, temporary=True) as site, asyncio.timeout(LIMIT_S):
         yield site
 
 

@@ -124,6 +124,41 @@ class HandMeter:
             self.told.append(busy)
 
 
+@dataclass(slots=True)
+class Diary:
+    """Writes down what a witness is told, the times apart."""
+
+    told: list[tuple[str, ...]] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def load_began(self, bin_id: BinId, model: ModelKey, launch: Launch, now: float) -> None:
+        self.times.append(now)
+        self.told.append(("load began", bin_id, model, str(launch.num_ctx)))
+
+    def loaded(self, bin_id: BinId, model: ModelKey, seconds: float, now: float) -> None:
+        self.times.append(now)
+        self.told.append(("loaded", bin_id, model))
+        self.lengths.append(seconds)
+
+    def load_failed(self, bin_id: BinId, model: ModelKey, now: float) -> None:
+        self.times.append(now)
+        self.told.append(("load failed", bin_id, model))
+
+    def unload_began(self, bin_id: BinId, now: float) -> None:
+        self.times.append(now)
+        self.told.append(("unload began", bin_id))
+
+    def unloaded(self, bin_id: BinId, model: ModelKey, seconds: float, now: float) -> None:
+        self.times.append(now)
+        self.told.append(("unloaded", bin_id, model))
+        self.lengths.append(seconds)
+
+    def served(self, bin_id: BinId, model: ModelKey, seconds: float) -> None:
+        self.told.append(("served", bin_id, model))
+        self.lengths.append(seconds)
+
+
 @pytest.fixture
 def engine() -> HandEngine:
     return HandEngine()
@@ -750,3 +785,53 @@ async def test_outside_the_line_nobody_waits_for_ever(gate: Gate, engine: HandEn
     await gate.drain(0.01)
     with pytest.raises(RefusedError, match="shutting_down"):
         await waiting
+
+
+# ------------------------------------------------------------------------------- the witness
+
+
+async def test_a_witness_is_told_of_loads_unloads_and_answers(
+    gate: Gate, engine: HandEngine
+) -> None:
+    gate._witness = diary = Diary()
+    first = await loaded(gate, engine, request("1", launch=Launch(num_ctx=2048)))
+    await first.leave()
+    gate.release(ModelKey("key of a"))
+    (await engine.next_unload()).end.set_result(True)
+    await until(gate, lambda: not gate.snapshot().runners)
+    assert diary.told == [
+        ("load began", HERE, "key of a", "2048"),
+        ("loaded", HERE, "key of a"),
+        ("served", HERE, "key of a"),
+        ("unload began", HERE),
+        ("unloaded", HERE, "key of a"),
+    ]
+    assert all(0.0 <= length < LIMIT_S for length in diary.lengths)
+    assert diary.times == sorted(diary.times)
+
+
+async def test_what_did_not_end_well_took_no_time_that_anybody_should_remember(
+    gate: Gate, engine: HandEngine
+) -> None:
+    gate._witness = diary = Diary()
+    failing = Client(gate, request("1"))
+    (await engine.next_load()).end.set_result(LoadFailed(status=500, text="no"))
+    with pytest.raises(RefusedError):
+        await failing.over()
+    hangs_up = await loaded(gate, engine, request("2", "b"))
+    await hangs_up.hang_up()
+    breaks = Client(gate, request("3", "b"))
+    await breaks.enter()
+    breaks.error = RuntimeError("broken")
+    with pytest.raises(RuntimeError):
+        await breaks.leave()
+    gate.release(ModelKey("key of b"))
+    (await engine.next_unload()).end.set_result(False)
+    await until_away(gate)
+    assert [what for what, *_ in diary.told] == [
+        "load began",
+        "load failed",
+        "load began",
+        "loaded",
+        "unload began",
+    ]

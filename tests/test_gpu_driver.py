@@ -209,7 +209,8 @@ async def main():
     )
     lost = asyncio.Event()
     script.write_text(GOOD)
-    async with Site(config) as site, aiohttp.ClientSession(site.url) as http, asyncio.timeout(30):
+    site = Site(config, temporary=True)
+    async with site, aiohttp.ClientSession(site.url) as http, asyncio.timeout(30):
         tell = site._meters._tell
 
         def told_of(reading):

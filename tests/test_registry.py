@@ -11,16 +11,16 @@ from msgspec import structs
 
 from ollama_gate.config import Config, ModelConfig, UpstreamConfig
 from ollama_gate.errors import UpstreamGoneError, UpstreamRefusedError
-from ollama_gate.footprint import PROCESS_BYTES, Facts
+from ollama_gate.experience import Experience
+from ollama_gate.footprint import MIB, PROCESS_BYTES, Facts, Overhead, sightings
 from ollama_gate.ollama import Ollama
-from ollama_gate.outlook import Averages, Outlook, Times
+from ollama_gate.outlook import Outlook, Times
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.events import Resident
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
     Launch,
-    ModelKey,
     Priority,
     Request,
     RequestId,
@@ -46,12 +46,12 @@ async def client(ollama: SimulatedOllama) -> AsyncIterator[Ollama]:
 
 
 def registry_of(
-    client: Ollama, *, bin_: Bin = CARD, averages: Averages | None = None, **changes: Any
+    client: Ollama, *, bin_: Bin = CARD, experience: Experience | None = None, **changes: Any
 ) -> Registry:
     config = structs.replace(
         Config(upstream=UpstreamConfig(url=client.url, context_length=4096)), **changes
     )
-    return Registry(ollama=client, config=config, bins=(bin_,), averages=averages)
+    return Registry(ollama=client, config=config, bins=(bin_,), experience=experience)
 
 
 @pytest.fixture
@@ -180,15 +180,77 @@ async def test_what_runs_elsewhere_has_no_size(registry: Registry, client: Ollam
 
 
 async def test_times_are_those_of_whoever_keeps_them(client: Ollama) -> None:
-    class Kept:
-        def times(self, model: ModelKey) -> Times:
-            return Times(load_s=1.0) if model == key else Times()
-
-    registry = registry_of(client, averages=Kept())
+    experience = Experience(client.url)
+    registry = registry_of(client, experience=experience)
     key = (await known(registry, SMALL)).key
+    experience.loaded(CARD.id, key, 1.0, 0.0)
     await known(registry, EMBEDDER)
     assert (await outlook(registry)).times == Times(load_s=1.0)
     assert (await outlook(registry, f"{EMBEDDER}:latest")).times == Times()
+
+
+async def test_a_load_of_an_earlier_life_tells_how_long_the_next_will_take(
+    client: Ollama,
+) -> None:
+    experience = Experience(client.url)
+    registry = registry_of(client, experience=experience)
+    assert (await asked(registry)).needs[CARD.id].load_s is None
+    experience.loaded(CARD.id, (await known(registry, SMALL)).key, 7.0, 0.0)
+    again = registry_of(client, experience=experience)
+    assert (await asked(again)).needs[CARD.id].load_s == 7.0
+
+
+async def test_the_upstreams_version_is_known_from_the_first_look_on(
+    registry: Registry, ollama: SimulatedOllama, client: Ollama
+) -> None:
+    assert registry._settings.version == ""
+    await registry.residents()
+    assert registry._settings.version == await client.version() != ""
+
+
+async def test_a_version_is_asked_for_again_after_an_outage_and_may_be_withheld(
+    client: Ollama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for = []
+
+    async def version() -> str:
+        asked_for.append(True)
+        raise UpstreamRefusedError(404, "no such route")
+
+    async def away() -> list[Mapping[str, Any]]:
+        raise UpstreamGoneError("gone")
+
+    registry = registry_of(client)
+    monkeypatch.setattr(client, "version", version)
+    for _ in range(3):
+        await registry.residents()
+    assert len(asked_for) == 1
+    assert registry._settings.version == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "residents", away)
+        with pytest.raises(UpstreamGoneError):
+            await registry.residents()
+    await registry.residents()
+    assert len(asked_for) == 2
+
+
+async def test_what_a_card_taught_of_processes_is_in_every_need(client: Ollama) -> None:
+    experience = Experience(client.url)
+    registry = registry_of(client, experience=experience)
+    before = (await asked(registry)).needs[CARD.id].footprint_bytes
+    experience._overheads["card A"] = Overhead([357 * MIB] * 3)
+    experience.measured(CARD.id, "card A", GIB)
+    await registry.residents()
+    assert (await asked(registry)).needs[CARD.id].footprint_bytes == before - 100 * MIB
+
+
+async def test_a_model_that_ran_out_of_memory_is_booked_with_more(
+    registry: Registry,
+) -> None:
+    before = (await asked(registry)).needs[CARD.id].footprint_bytes
+    await registry.ran_out(SMALL, Launch(), CARD.id)
+    await registry.ran_out("no such model", Launch(), CARD.id)
+    assert (await asked(registry)).needs[CARD.id].footprint_bytes == before + before * 5 // 100
 
 
 # ------------------------------------------------------------------------------- requests
@@ -314,13 +376,18 @@ async def test_a_runner_with_the_context_that_nobody_named_serves_those_who_name
     assert (await resident(registry)).launch == Launch()
 
 
-async def test_what_a_runner_took_is_what_the_next_will_need(make_ollama: MakeOllama) -> None:
+async def test_what_a_runner_took_is_what_the_next_will_need(
+    make_ollama: MakeOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sightings, "SETTLED_S", 0.0)
     larger = await make_ollama(size_error=(0.05, 0.05))
     async with opened(Ollama(larger.url)) as client:
         registry = registry_of(client)
         guess = (await asked(registry)).needs[CARD.id].footprint_bytes
         before = (await outlook(registry)).automatic
         await load(client, SMALL)
+        await resident(registry)
+        assert (await asked(registry)).needs[CARD.id].footprint_bytes == guess
         seen = await resident(registry)
         needed = (await asked(registry)).needs[CARD.id].footprint_bytes
         after = (await outlook(registry)).automatic

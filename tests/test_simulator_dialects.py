@@ -63,7 +63,8 @@ async def url(sim: SimulatedOllama, request: pytest.FixtureRequest) -> AsyncIter
         yield sim.url
         return
     config = gate_config(sim.url, sim.settings)
-    async with Site(config, card=SimulatedCard(sim), busy_poll_s=0.01) as site:
+    card = SimulatedCard(sim)
+    async with Site(config, card=card, busy_poll_s=0.01, temporary=True) as site:
         yield site.url
 
 

@@ -98,7 +98,11 @@ def child(name: str, argv: Sequence[str], directory: Path) -> Iterator[Process]:
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "OLLAMA_GATE_STATE_DIR": str(directory / f"{name}.state"),
+            },
         )
     try:
         yield Process(name, popen, log)

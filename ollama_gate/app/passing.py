@@ -18,6 +18,7 @@ from ollama_gate.gate import Gate
 from ollama_gate.link import Body
 from ollama_gate.ollama import Ollama, end_to_end
 from ollama_gate.registry import Registry
+from ollama_gate.scheduler.types import ModelKey
 
 _NOT_SENT_ON: Final = frozenset(
     {
@@ -120,20 +121,30 @@ class Passage:
         begun, whole = await relaying.begin(request, PEEK_BYTES)
         changed = wire.changed_names(begun) if whole else ()
         # The new meaning may be there before the last byte of the answer is here.
-        with self._registry.changing(changed):
-            if not whole:
-                rest = relaying.after(begun, request.content.iter_any())
-                return await self.send(request, rest)
-            with contextlib.suppress(UpstreamError):
-                await self._vacate(changed)
-            return await self.send(request, begun if request.body_exists else None)
+        vacated: list[ModelKey] = []
+        try:
+            with self._registry.changing(changed):
+                if not whole:
+                    rest = relaying.after(begun, request.content.iter_any())
+                    return await self.send(request, rest)
+                with contextlib.suppress(UpstreamError):
+                    await self._vacate(changed, vacated)
+                return await self.send(request, begun if request.body_exists else None)
+        finally:
+            if request.method == "DELETE":
+                self._forget(vacated)
 
-    async def _vacate(self, changed: Sequence[str]) -> None:
+    async def _vacate(self, changed: Sequence[str], vacated: list[ModelKey]) -> None:
         """Unload what would be replaced or deleted: afterwards no name would reach it."""
         for name in changed:
             facts = await self._registry.facts(name)
             if facts is not None:
+                vacated.append(facts.key)
                 await self._gate.vacate(facts.key, VACATE_S)
+
+    def _forget(self, models: Sequence[ModelKey]) -> None:
+        for model in models:
+            self._registry.deleted(model)
 
 
 def _stream(request: Caller) -> AsyncIterator[bytes] | None:

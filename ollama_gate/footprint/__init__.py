@@ -5,12 +5,13 @@ here and nothing decided. What cannot be known is taken too large rather than to
 are bytes.
 """
 
-from ollama_gate.footprint.book import Book
+from ollama_gate.footprint.book import Book, Seen, Shown
 from ollama_gate.footprint.buffers import compute_bytes
 from ollama_gate.footprint.cache import kv_bytes
 from ollama_gate.footprint.explained import Estimate, Part, Source, What
 from ollama_gate.footprint.facts import GGUF_HEADER_BYTES, Facts, Resident, read_ps, read_show
 from ollama_gate.footprint.launching import Resolved, resolve
+from ollama_gate.footprint.learning import Figure, Key, Lesson
 from ollama_gate.footprint.ollama_rules import (
     GIB,
     MIB,
@@ -22,6 +23,7 @@ from ollama_gate.footprint.ollama_rules import (
     parallel_of,
     predicted_by_ollama,
 )
+from ollama_gate.footprint.overhead import Overhead
 from ollama_gate.footprint.shape import Shape
 from ollama_gate.footprint.sizes import (
     PROCESS_BYTES,
@@ -39,11 +41,17 @@ __all__ = [
     "Book",
     "Estimate",
     "Facts",
+    "Figure",
+    "Key",
+    "Lesson",
+    "Overhead",
     "Part",
     "Resident",
     "Resolved",
+    "Seen",
     "Settings",
     "Shape",
+    "Shown",
     "Source",
     "What",
     "batch_of",

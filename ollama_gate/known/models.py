@@ -209,6 +209,11 @@ class Known:
 
     # ---------------------------------------------------------------- all of them
 
+    @property
+    def listed(self) -> Mapping[str, Line]:
+        """The lines of the last listing; another object for each."""
+        return self._listing.lines
+
     def models(self) -> list[KnownModel]:
         """Every model that is listed, in the order of their names; nobody is asked."""
         unlisted = {

@@ -215,7 +215,7 @@ class Machine(Mending):
             keep_alive_s=request.default_keep_alive_s,
             state=RunnerState.LOADING,
             since=self.now,
-            load_s=self.load_guess_s(request.model, need.footprint_bytes),
+            load_s=self.load_guess_s(request.model, need.footprint_bytes, need.load_s),
             began_at=self.now,
         )
 

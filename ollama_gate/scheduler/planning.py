@@ -96,7 +96,7 @@ def _plan_for(
     staying = state.staying(books.bin)
     request = exact_if_must(state, request, books)
     need = state.need_of(request, books.bin.id)
-    load_s = state.load_guess_s(request.model, need.footprint_bytes)
+    load_s = state.load_guess_s(request.model, need.footprint_bytes, need.load_s)
     yielding = [r for r in staying if _yields(state, r, load_s, elders)]
     # One runner a model: what holds other options must go, whatever room there is.
     forced = [runner for runner in staying if runner.model == request.model]

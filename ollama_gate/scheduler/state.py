@@ -175,9 +175,11 @@ class State:
         need = self.need_of(request, books.bin.id)
         return in_others_hands(need, books) > 0 and self.is_patient(request, books)
 
-    def load_guess_s(self, model: ModelKey, footprint_bytes: int) -> float:
-        """How long a load will take, in seconds."""
-        seen = self.load_seconds.get(model)
+    def load_guess_s(
+        self, model: ModelKey, footprint_bytes: int, earlier_s: float | None = None
+    ) -> float:
+        """How long a load will take, in seconds: as the last one, else as in earlier lives."""
+        seen = self.load_seconds.get(model, earlier_s)
         return FIRST_LOAD_S + footprint_bytes / FIRST_LOAD_BYTES_PER_S if seen is None else seen
 
     def is_draining(self, runner: Runner) -> bool:

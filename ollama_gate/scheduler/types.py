@@ -79,10 +79,12 @@ class Need:
         footprint_bytes: what is booked: weights, cache, compute buffers, process overhead.
         predicted_bytes: what Ollama itself will compare with 80 % of the free memory; 0 where
             it makes no such test.
+        load_s: how long its load took in earlier lives, if that is known.
     """
 
     footprint_bytes: int
     predicted_bytes: int
+    load_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,6 +161,7 @@ def open_site(simulated: SimulatedOllama) -> Site:
         gate_config(simulated.url, settings),
         card=SimulatedCard(simulated),
         busy_poll_s=BUSY_S / settings.speed,
+        temporary=True,
     )
 
 
