@@ -367,7 +367,7 @@ class World:
             self._release,
             self._lose_card,
         ]
-        for _ in range(rng.choice([0, 2, 6])):
+        for _ in range(rng.choice([0, 3, 12])):
             self.at(rng.uniform(0.0, eventful_s), rng.choice(faults))
         if rng.random() < 0.05:
             self.at(rng.uniform(0.0, eventful_s), self._close)
@@ -516,7 +516,10 @@ class World:
         if self.calm:
             return
         room = card.total_bytes - (self.used(card) - card.foreign_bytes)
-        wanted = self.random.choice([0, 0, self.random.randint(0, card.total_bytes // 2)])
+        some, much = card.total_bytes // 2, card.total_bytes
+        wanted = self.random.choice(
+            [0, 0, self.random.randint(0, some), self.random.randint(0, much)]
+        )
         before, card.foreign_bytes = card.foreign_bytes, min(wanted, max(0, room))
         card.wandered = True
         if wanted > room:
@@ -524,7 +527,7 @@ class World:
         if card.foreign_bytes < before:
             self._excuse(card.bin.id)
         self._forgive()
-        self.soon(20.0, partial(self._others_move, card))
+        self.soon(15.0, partial(self._others_move, card))
 
     def _run_out(self, card: Card) -> None:
         """Others took all there was: whoever needs a little more for its answer is out of it."""
