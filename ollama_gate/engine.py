@@ -36,6 +36,9 @@ seconds for the memory of another to come back before it turns to the next."""
 ASKED: Final = 2
 """How often a model is asked to go."""
 
+LOADED: Final = 2
+"""How often a model is loaded that has gone again before anybody saw it."""
+
 _engine = log.get(log.Component.ENGINE)
 
 
@@ -55,8 +58,7 @@ class Engine:
                 # Whatever has that name now, nobody has made room for it.
                 text = f"{command.name} means another model since it was asked for; ask again"
                 return LoadFailed(status=HTTPStatus.SERVICE_UNAVAILABLE, text=text)
-            await self._load(command.name, command.launch, FOREVER)
-            residents = await self._registry.residents()
+            loaded = await self._load_and_see(command)
         except UpstreamRefusedError as error:
             told = error.status in ERROR_STATUSES
             status = error.status if told else HTTPStatus.INTERNAL_SERVER_ERROR
@@ -66,16 +68,24 @@ class Engine:
             return LoadFailed(status=status, text=error.text, oom=oom)
         except UpstreamGoneError:
             return Interrupted()
-        for resident in residents:
-            if resident.model == command.model:
-                return Loaded(
-                    footprint_bytes=resident.footprint_bytes,
-                    reported_bytes=resident.reported_bytes,
-                    size_bytes=resident.size_bytes,
-                    num_ctx=resident.num_ctx,
-                )
-        text = f"{command.name} was loaded, but is not listed by /api/ps"
-        return LoadFailed(status=500, text=text)
+        if loaded is None:
+            text = f"{command.name} was loaded, but is not listed by /api/ps"
+            return LoadFailed(status=500, text=text)
+        return loaded
+
+    async def _load_and_see(self, command: Load) -> Loaded | None:
+        """Load until it is listed: Ollama drops every model when one runs out of memory."""
+        for _ in range(LOADED):
+            await self._load(command.name, command.launch, FOREVER)
+            for resident in await self._registry.residents():
+                if resident.model == command.model:
+                    return Loaded(
+                        footprint_bytes=resident.footprint_bytes,
+                        reported_bytes=resident.reported_bytes,
+                        size_bytes=resident.size_bytes,
+                        num_ctx=resident.num_ctx,
+                    )
+        return None
 
     async def _note_oom(self, command: Load) -> None:
         # If it is gone by now as well, nobody will need to know.

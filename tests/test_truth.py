@@ -360,9 +360,6 @@ async def test_a_load_that_never_succeeds_ends_in_ollamas_own_words(play: MakePl
     all_whole(others)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a runner that goes between its load and /api/ps is an error"
-)
 async def test_who_is_dropped_as_soon_as_loaded_is_loaded_again(play: MakePlay) -> None:
     world = await play(unload_s=0.0)
     world.sim.faults.after_load(CHAT, world.sim.drop_all)
