@@ -521,7 +521,7 @@ class World:
             [0, 0, self.random.randint(0, some), self.random.randint(0, much)]
         )
         before, card.foreign_bytes = card.foreign_bytes, min(wanted, max(0, room))
-        card.wandered = True
+        card.wandered = card.wandered or card.foreign_bytes > 0
         if wanted > room:
             self._run_out(card)
         if card.foreign_bytes < before:
@@ -537,7 +537,7 @@ class World:
             if key[0] == card.bin.id and not card.bin.cpu
             for request_id in sorted(told.running)
         ]
-        if not busy or self.random.random() < 0.5:
+        if not busy:
             return
         client = self.random.choice(busy)
         # Ollama lets go of every model, of the busy ones when they are idle.
