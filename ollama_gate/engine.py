@@ -77,6 +77,8 @@ class Engine:
         """Load until it is listed: Ollama drops every model when one runs out of memory."""
         for _ in range(LOADED):
             await self._load(command.name, command.launch, FOREVER)
+            # There is but one runner of a model: by this name it is reached.
+            self._registry.take_back(command.model)
             for resident in await self._registry.residents():
                 if resident.model == command.model:
                     return Loaded(
@@ -100,7 +102,7 @@ class Engine:
         """
         try:
             for _ in range(ASKED):
-                await self._ask_to_go(command.name)
+                await self._ask_to_go(command.name, command.model)
                 if await self._seen_gone(command.model):
                     return True
         except UpstreamError:
@@ -109,11 +111,15 @@ class Engine:
         self._registry.give_up(command.model)
         return True
 
-    async def _ask_to_go(self, name: str) -> None:
-        try:
-            await self._ollama.unload(name)
-        except UpstreamRefusedError as error:
-            _engine.warning("unload refused", model=name, reason=error.text)
+    async def _ask_to_go(self, name: str, model: ModelKey) -> None:
+        """Ask by its name or, where that means nothing any more, by another that reaches it."""
+        for each in dict.fromkeys((name, *self._registry.names_of(model))):
+            try:
+                await self._ollama.unload(each)
+            except UpstreamRefusedError as error:
+                _engine.warning("unload refused", model=each, reason=error.text)
+            else:
+                return
 
     async def _seen_gone(self, model: ModelKey) -> bool:
         loop = asyncio.get_running_loop()

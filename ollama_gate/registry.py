@@ -338,6 +338,15 @@ class Registry:
         """A name of a model was deleted: unless it has another, it is forgotten."""
         self._experience.deleted(model)
 
+    def names_of(self, model: ModelKey) -> list[str]:
+        """The names by which a runner can be reached, as far as they are known."""
+        known = self._known.models()
+        return [one.line.name for one in known if one.facts is not None and one.facts.key == model]
+
+    def take_back(self, model: ModelKey) -> None:
+        """Take notice again of a runner that was given up."""
+        self._given_up.discard(model)
+
     def give_up(self, model: ModelKey) -> None:
         """Take no more notice of a runner that no name reaches, for as long as it is listed.
 

@@ -9,7 +9,7 @@ import pytest
 from ollama_gate import engine as rooms
 from ollama_gate.config import Config, UpstreamConfig
 from ollama_gate.engine import Engine
-from ollama_gate.errors import UpstreamGoneError
+from ollama_gate.errors import UpstreamGoneError, UpstreamRefusedError
 from ollama_gate.ollama import Ollama
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.commands import Expired, Load, Unload
@@ -308,6 +308,31 @@ async def test_who_is_away_has_no_residents(engine: Engine, ollama: SimulatedOll
 def delete(ollama: SimulatedOllama) -> Model:
     """Take the small model from an Ollama's disk; its runner stays."""
     return ollama._catalog._models.pop(parse_name(SMALL))
+
+
+async def test_a_model_whose_name_is_gone_is_reached_by_another(
+    upstream: Upstream, registry: Registry, engine: Engine, ollama: SimulatedOllama
+) -> None:
+    alias = "alias:latest"
+    with pytest.raises(UpstreamRefusedError, match="empty answer"):
+        await upstream._ask("POST", "/api/copy", {"source": SMALL, "destination": alias})
+    await upstream.load(alias, Launch(), embedding=False, keep_alive="-1s")
+    key = await key_of(registry, alias)
+    await key_of(registry, SMALL)
+    del ollama._catalog._models[parse_name(alias)]
+    unload = Unload(bin=HERE, model=key, name=alias, reason=Expired(idle_s=1, keep_alive_s=1))
+    assert await engine.unload(unload) is True
+    assert ollama.loaded() == []
+
+
+async def test_a_runner_that_was_given_up_is_seen_again_when_a_name_reaches_it(
+    upstream: Upstream, registry: Registry, engine: Engine
+) -> None:
+    await upstream.load(SMALL, Launch(), embedding=False, keep_alive="-1s")
+    registry.give_up(await key_of(registry, SMALL))
+    assert await registry.residents() == ()
+    assert isinstance(await load(engine, registry), Loaded)
+    assert len(await registry.residents()) == 1
 
 
 async def test_a_model_that_no_name_reaches_is_given_up(
