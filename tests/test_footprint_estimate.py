@@ -152,6 +152,21 @@ def test_an_adapters_file_is_never_reported_either() -> None:
     assert part(estimate(adapted, Launch(), CARD), "adapters").bytes == 90_000
 
 
+def test_a_file_that_drafts_is_loaded_beside_the_model() -> None:
+    tensors = [{"name": "output.weight", "type": "F16", "shape": [1000, 1000]}]
+    inside, beside = 2_000_000 + GGUF_HEADER_BYTES, 900 * MIB
+    answer = {"modelfile": "FROM /m\nDRAFT /d\n", "tensors": tensors}
+    drafted = read_show("m", answer, inside + beside)
+    assert (drafted.size_bytes, drafted.draft_bytes) == (inside, beside)
+    draft = part(estimate(drafted, Launch(), CARD), "draft")
+    assert (draft.bytes, draft.error_bytes) == (beside, beside * 2 // 5)
+
+
+def test_a_projector_is_seen_behind_a_draft() -> None:
+    answer = {"modelfile": "FROM /m\nADAPTER /a\nDRAFT /d\nFROM /p\n"}
+    assert read_show("m", answer, 1000).parameters.extras == ("/a", "/p")
+
+
 def test_what_takes_nothing_has_no_parts_and_no_error() -> None:
     nothing = estimate(facts(remote=True), Launch(), CARD)
     assert nothing == Estimate()

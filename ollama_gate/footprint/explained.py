@@ -17,6 +17,7 @@ What = Literal[
     "compute",
     "process",
     "adapters",
+    "draft",
     "projector",
     "projector buffers",
     "safety",

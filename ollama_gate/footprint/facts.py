@@ -44,6 +44,7 @@ class Facts:
         repacked_bytes: of them, what a CPU keeps a second copy of.
         projector_bytes: a vision or audio encoder, inside the model file or beside it.
         adapters_bytes: files of adapters, where no projector's lies beside them.
+        draft_bytes: a small model that drafts for this one, where no other file lies beside it.
         mlx: a model in safetensors, which another engine runs.
         withheld: whether `/api/show` keeps back what the shape rests on until it is asked to be
             verbose.
@@ -65,6 +66,7 @@ class Facts:
     repacked_bytes: int = 0
     projector_bytes: int = 0
     adapters_bytes: int = 0
+    draft_bytes: int = 0
     mlx: bool = False
     withheld: bool = False
 
@@ -107,15 +109,15 @@ def read_show(name: str, show: Mapping[str, Any], size_bytes: int, *, digest: st
         digest: of the manifest; tells models apart that no model file does.
     """
     info = Info(mapping_of(show.get("model_info")))
-    models, adapters = _blobs(text_of(show.get("modelfile")))
+    named = _blobs(text_of(show.get("modelfile")))
     tensors = Tensors.read(show.get("tensors"))
     shape = read_shape(info, vocabulary=tensors.vocabulary if tensors else 0)
     cached = shape is None or shape.cached
-    projected = len(models) > 1 or bool(mapping_of(show.get("projector_info")))
-    files = _files(size_bytes, tensors, projected=projected, adapted=bool(adapters))
+    projected = len(named.models) > 1 or bool(mapping_of(show.get("projector_info")))
+    files = _files(size_bytes, tensors, named, projected=projected)
     capabilities = frozenset(filter(None, map(text_of, list_of(show.get("capabilities")))))
     return Facts(
-        key=_key(models, digest, name),
+        key=_key(named.models, digest, name),
         name=name,
         size_bytes=files.model_bytes,
         architecture=info.architecture,
@@ -125,7 +127,8 @@ def read_show(name: str, show: Mapping[str, Any], size_bytes: int, *, digest: st
         remote=bool(text_of(show.get("remote_host"))),
         pooling=info.has("pooling_type") or capabilities == {"embedding"},
         parameters=replace(
-            _parameters(text_of(show.get("parameters"))), extras=(*adapters, *models[1:])
+            _parameters(text_of(show.get("parameters"))),
+            extras=(*named.adapters, *named.models[1:]),
         ),
         shape=shape,
         weights_bytes=tensors.on_card(cached=cached) if tensors else None,
@@ -133,6 +136,7 @@ def read_show(name: str, show: Mapping[str, Any], size_bytes: int, *, digest: st
         repacked_bytes=tensors.repacked_bytes if tensors else 0,
         projector_bytes=files.projector_bytes,
         adapters_bytes=files.adapters_bytes,
+        draft_bytes=files.draft_bytes,
         mlx=text_of(mapping_of(show.get("details")).get("format")) == "safetensors",
         withheld=withheld_lists(info),
     )
@@ -145,25 +149,36 @@ def _key(models: list[str], digest: str, name: str) -> ModelKey:
     return ModelKey(f"digest:{digest}" if digest else f"name:{name}")
 
 
-def _blobs(modelfile: str) -> tuple[list[str], list[str]]:
-    """Files of a Modelfile: the model with its projectors, and the adapters.
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Files that a Modelfile names: the model with its projectors, and what comes with it."""
 
-    They come first in what Ollama prints; later lines may be text that only looks like them.
+    models: list[str] = field(default_factory=list)
+    adapters: list[str] = field(default_factory=list)
+    drafts: list[str] = field(default_factory=list)
+
+
+def _blobs(modelfile: str) -> _Named:
+    """Files of a Modelfile.
+
+    They come first in what Ollama prints, a projector after a draft; later lines may be text that
+    only looks like them.
     """
-    models: list[str] = []
-    adapters: list[str] = []
+    named = _Named()
     for line in modelfile.splitlines():
         command, _, path = line.strip().partition(" ")
         match command.upper():
             case "FROM":
-                models.append(path.strip())
+                named.models.append(path.strip())
             case "ADAPTER":
-                adapters.append(path.strip())
+                named.adapters.append(path.strip())
+            case "DRAFT":
+                named.drafts.append(path.strip())
             case "" | "#":
                 pass
             case _:
                 break
-    return models, adapters
+    return named
 
 
 def _parameters(text: str) -> Launch:
@@ -192,21 +207,26 @@ class _Files:
     model_bytes: int
     projector_bytes: int = 0
     adapters_bytes: int = 0
+    draft_bytes: int = 0
 
 
-def _files(size_bytes: int, tensors: Tensors | None, *, projected: bool, adapted: bool) -> _Files:
+def _files(size_bytes: int, tensors: Tensors | None, named: _Named, *, projected: bool) -> _Files:
     """Sizes of the model file and of what lies beside it: `/api/tags` has only the sum of all.
 
-    Adapters beside a projector count as the projector's: nothing tells where one ends.
+    Of several kinds beside it, one counts for all, since nothing tells where one ends: a
+    projector before a draft, and that before adapters, as the first two need buffers too.
     """
     size_bytes = max(0, size_bytes)
     if tensors is None:
         return _Files(size_bytes)
     inside = tensors.model_bytes + tensors.projector_bytes
-    if not projected and not adapted:
-        return _Files(max(size_bytes, inside), tensors.projector_bytes)
+    projector_bytes = tensors.projector_bytes
+    if not projected and not named.adapters and not named.drafts:
+        return _Files(max(size_bytes, inside), projector_bytes)
     file_bytes = min(max(size_bytes, inside), inside + GGUF_HEADER_BYTES)
     beside = max(0, size_bytes - file_bytes)
     if projected:
-        return _Files(file_bytes, tensors.projector_bytes + beside)
-    return _Files(file_bytes, tensors.projector_bytes, beside)
+        return _Files(file_bytes, projector_bytes + beside)
+    if named.drafts:
+        return _Files(file_bytes, projector_bytes, draft_bytes=beside)
+    return _Files(file_bytes, projector_bytes, adapters_bytes=beside)

@@ -193,6 +193,9 @@ def _overhead(facts: Facts, settings: Settings, *, on_cpu_bin: bool) -> tuple[Pa
     parts: list[Part] = []
     if facts.adapters_bytes:
         parts.append(_file("adapters", facts.adapters_bytes))
+    if facts.draft_bytes:
+        # Its cache and buffers are not in the file, and nothing shows its dimensions.
+        parts.append(_file("draft", facts.draft_bytes, UNKNOWN_ERROR_PERCENT))
     if facts.projector_bytes:
         parts.append(_file("projector", facts.projector_bytes))
         parts.append(
@@ -208,7 +211,7 @@ def _overhead(facts: Facts, settings: Settings, *, on_cpu_bin: bool) -> tuple[Pa
     return tuple(parts)
 
 
-def _file(what: What, size: int) -> Part:
+def _file(what: What, size: int, error_percent: int = FILE_ERROR_PERCENT) -> Part:
     source = "file sizes of /api/tags, less the model's tensors"
     if what == "projector":
         source = "tensors of /api/show, or the file's size"
@@ -216,7 +219,7 @@ def _file(what: What, size: int) -> Part:
         what=what,
         bytes=size,
         source=source,
-        error_bytes=_percent(size, FILE_ERROR_PERCENT),
+        error_bytes=_percent(size, error_percent),
     )
 
 
