@@ -1,8 +1,6 @@
 """The gate put together: what is opened, in which order, and how it is closed again."""
 
 import asyncio
-import contextlib
-import ipaddress
 import socket
 import tempfile
 import uuid
@@ -10,7 +8,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Protocol, Self, runtime_checkable
 
-import psutil
 from aiohttp import web
 from yarl import URL
 
@@ -136,8 +133,7 @@ class Site:
         if self._card is not None:
             return gpu.only(self._card)
         upstream = self.config.upstream
-        is_local = _is_local(upstream.url)
-        return await asyncio.to_thread(gpu.find_cards, upstream.gpus, upstream_is_local=is_local)
+        return await gpu.find_in_time(upstream.gpus, upstream_is_local=gpu.is_here(upstream.url))
 
     async def _listen(self, face: Face) -> None:
         listen = self.config.listen
@@ -231,18 +227,6 @@ class Loses(Protocol):
         """The last reading stands, and nobody sees any more what memory does."""
 
 
-def _is_local(url: str) -> bool:
-    """Whether an upstream is this very machine's, as far as its address tells."""
-    host = URL(url).host or ""
-    return _is_loopback(host) or host in _own_addresses()
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")
-
-
 def _bin(config: Config, found: gpu.Found) -> Bin:
     upstream = config.upstream
     return Bin(
@@ -257,19 +241,9 @@ def _bin(config: Config, found: gpu.Found) -> Bin:
 def _guard(config: Config) -> Guard:
     return Guard(
         origins=config.origins,
-        on_loopback=_is_loopback(config.listen.host),
+        on_loopback=gpu.is_loopback(config.listen.host),
         hostname=socket.gethostname(),
-        own_addresses=_own_addresses,
-    )
-
-
-def _own_addresses() -> frozenset[str]:
-    """Every address of this machine's network interfaces."""
-    return frozenset(
-        entry.address.partition("%")[0]
-        for entries in psutil.net_if_addrs().values()
-        for entry in entries
-        if entry.family in {socket.AF_INET, socket.AF_INET6}
+        own_addresses=gpu.own_addresses,
     )
 
 

@@ -1,5 +1,7 @@
 """Which cards are read: configured ones, NVIDIA's, AMD's, main memory, or none."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from ollama_gate.config import Card, Gpus
 from ollama_gate.errors import CardError
-from ollama_gate.gpu import AmdCard, Found, NvmlCard, SystemMemory, find_cards
+from ollama_gate.gpu import AmdCard, Found, NvmlCard, SystemMemory, find_cards, find_in_time
 from tests import test_gpu_amd as amd
 from tests.nvml import GIB, MIB, FakeNvml, Gpu, two_cards
 
@@ -229,3 +231,58 @@ def test_a_uuid_that_is_not_here_is_another_machines(root: Path) -> None:
     found = find((Card(uuid="GPU-b"),), nvml, root, upstream_is_local=False)
     assert found.card is None
     assert "that machine" in found.advice
+
+
+# a driver that hangs
+
+
+class Silent(FakeNvml):
+    """A driver that does not answer before `answers` is set."""
+
+    answers: threading.Event
+
+    def nvmlInit(self) -> None:  # noqa: N802 - the binding's name
+        self.answers.wait()
+        super().nvmlInit()
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    nvml = Silent(two_cards().gpus)
+    nvml.answers = threading.Event()
+    yield nvml
+    nvml.answers.set()
+    for thread in threading.enumerate():
+        if thread.name == "find cards":
+            thread.join()
+
+
+async def look(gpus: Gpus, nvml: Silent, *, here: bool = True) -> Found:
+    return await find_in_time(gpus, upstream_is_local=here, nvml=nvml, within_s=0.0)
+
+
+async def test_a_driver_that_hangs_is_read_as_soon_as_it_answers(silent: Silent) -> None:
+    found = await look("auto", silent)
+    assert (len(found.listed), found.cpu) == (1, False)
+    assert "does not answer" in found.advice
+    silent.answers.set()
+    assert devices(found) == ["NVIDIA B (GPU-b)"]
+
+
+async def test_what_is_configured_stands_while_the_driver_hangs(silent: Silent) -> None:
+    entries = (Card(uuid="GPU-a"), Card(index=1, vram_bytes=8 * GIB))
+    found = await look(entries, silent)
+    assert (found.planned, found.vram_bytes) == (1, 8 * GIB)
+    silent.answers.set()
+    assert devices(found) == ["NVIDIA A (GPU-a)", "NVIDIA B (GPU-b)"]
+
+
+async def test_a_driver_that_hangs_here_says_nothing_of_another_machine(silent: Silent) -> None:
+    found = await look((Card(uuid="GPU-a", vram_bytes=8 * GIB),), silent, here=False)
+    assert (found.card, found.vram_bytes) == (None, 8 * GIB)
+
+
+async def test_a_driver_that_answers_is_waited_for() -> None:
+    found = await find_in_time("auto", upstream_is_local=True, nvml=two_cards())
+    assert devices(found) == ["NVIDIA A (GPU-a)", "NVIDIA B (GPU-b)"]
+    assert not found.advice

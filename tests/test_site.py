@@ -11,7 +11,7 @@ from ollama_gate import gpu
 from ollama_gate.errors import CardError
 from ollama_gate.scheduler.types import BinId
 from ollama_gate.simulator import SimulatedOllama
-from ollama_gate.site import Loses, Site, _is_local
+from ollama_gate.site import Loses, Site
 from tests.conftest import MakeSite
 
 
@@ -29,7 +29,7 @@ from tests.conftest import MakeSite
     ],
 )
 def test_an_upstream_is_here_if_its_address_is(url: str, local: bool) -> None:
-    assert _is_local(url) == local
+    assert gpu.is_here(url) == local
 
 
 def test_an_own_address_is_here_whatever_network_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,8 +38,8 @@ def test_an_own_address_is_here_whatever_network_it_is_of(monkeypatch: pytest.Mo
         return {"lan": [one]}
 
     monkeypatch.setattr(psutil, "net_if_addrs", addresses)
-    assert _is_local("http://192.0.2.1:11434")
-    assert not _is_local("http://192.0.2.2:11434")
+    assert gpu.is_here("http://192.0.2.1:11434")
+    assert not gpu.is_here("http://192.0.2.2:11434")
 
 
 class Notes:

@@ -7,13 +7,15 @@ ladder is where it is: `docs/cards.md`.
 """
 
 from ollama_gate.gpu.amd import AmdCard
+from ollama_gate.gpu.aside import on_a_thread
 from ollama_gate.gpu.driver import Driver
-from ollama_gate.gpu.finding import Found, Listed, find_cards, only
+from ollama_gate.gpu.finding import Found, Listed, find_cards, find_in_time, only
 from ollama_gate.gpu.meters import Meters
 from ollama_gate.gpu.nvml import NvmlCard
 from ollama_gate.gpu.poller import BUSY_S, IDLE_S, STALE_S, Poller
 from ollama_gate.gpu.reading import Card, Reading
 from ollama_gate.gpu.system import SystemMemory
+from ollama_gate.gpu.whereabouts import is_here, is_loopback, own_addresses
 
 __all__ = [
     "BUSY_S",
@@ -30,5 +32,10 @@ __all__ = [
     "Reading",
     "SystemMemory",
     "find_cards",
+    "find_in_time",
+    "is_here",
+    "is_loopback",
+    "on_a_thread",
     "only",
+    "own_addresses",
 ]

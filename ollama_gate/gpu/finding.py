@@ -5,6 +5,7 @@ its readings say why; the one thing never done is to read this machine for anoth
 A card with a UUID that was asked for is no guess, though: there is no second one in the world.
 """
 
+import asyncio
 import contextlib
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any, Final
 from ollama_gate import config
 from ollama_gate.errors import CardError
 from ollama_gate.gpu.amd import SYS, AmdCard, amd_devices
+from ollama_gate.gpu.aside import on_a_thread
 from ollama_gate.gpu.driver import INSTALLED, Driver, total_bytes
 from ollama_gate.gpu.nvml import NvmlCard
 from ollama_gate.gpu.reading import Card
@@ -32,7 +34,14 @@ OTHER_CARD: Final = (
     "there is a card here that tells no memory (Intel's do not, nor is every integrated AMD one "
     "used): planning with main memory; if Ollama uses it, set upstreams[0].gpus to [{vram: ...}]"
 )
+SILENT: Final = (
+    "a driver does not answer: going on without readings of what is configured, or else of one "
+    "NVIDIA card, until it does; restart the gate then, if there are other cards"
+)
 SPLIT: Final = "a card is split (MIG): name the part that Ollama uses in upstreams[0].gpus"
+
+FIND_S: Final = 10.0
+"""A card that sleeps answers within seconds; whoever starts is not held up for longer."""
 
 _INTEL: Final = "0x8086"
 
@@ -110,6 +119,51 @@ def find_cards(
             return Found(listed=(Listed(),), advice=ELSEWHERE, cpu=gpus == "cpu")
         case entries:
             return finder.named(entries) if upstream_is_local else finder.elsewhere(entries)
+
+
+async def find_in_time(
+    gpus: config.Gpus,
+    *,
+    upstream_is_local: bool,
+    nvml: Any = INSTALLED,
+    within_s: float = FIND_S,
+) -> Found:
+    """As `find_cards`, on a thread; a driver that hangs holds up nobody for long.
+
+    What is wanted is then listed all the same, to be read as soon as the driver answers.
+
+    Args:
+        gpus: as configured.
+        upstream_is_local: whether it runs on this machine.
+        nvml: the binding.
+        within_s: how long to wait.
+    """
+    search = on_a_thread(
+        lambda: find_cards(gpus, upstream_is_local=upstream_is_local, nvml=nvml), "find cards"
+    )
+    done, _ = await asyncio.wait({search}, timeout=within_s)
+    if done:
+        return search.result()
+    search.cancel()
+    return _unseen(gpus, nvml, here=upstream_is_local)
+
+
+def _unseen(gpus: config.Gpus, nvml: Any, *, here: bool) -> Found:
+    """What to read once a driver that is silent now answers; only NVIDIA's is ever asked."""
+    # The first hold on it may never return, and what it has locked stays so.
+    driver = Driver(nvml)
+    entries = gpus if isinstance(gpus, tuple) else (config.Card(),)
+    listed = tuple(
+        Listed(
+            card=NvmlCard(each.index if each.uuid is None else each.uuid, driver=driver)
+            if here
+            else None,
+            vram_bytes=each.vram_bytes,
+        )
+        for each in entries
+    )
+    planned = max(range(len(listed)), key=lambda place: listed[place].vram_bytes or 0)
+    return Found(listed=listed, planned=planned, advice=SILENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ the end of the program: it has a thread of its own, and there is never a second 
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
 from ollama_gate import log
 from ollama_gate.errors import CardError
+from ollama_gate.gpu.aside import on_a_thread
 from ollama_gate.gpu.reading import Card, Reading
 
 IDLE_S: Final = 2.0
@@ -114,7 +114,7 @@ class Poller:
             await self._rest()
 
     async def _read(self) -> None:
-        reading = _on_a_thread(self.card)
+        reading = on_a_thread(lambda: _read(self.card), f"read {self.card.source}")
         try:
             await self._await(reading)
             self._succeeded(reading.result())
@@ -157,30 +157,10 @@ class Poller:
                 await self._poked.wait()
 
 
-def _on_a_thread(card: Card) -> asyncio.Future[Reading]:
-    """A reading, taken on a thread that nobody waits for when the program ends."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Reading] = loop.create_future()
-
-    def settle(outcome: Reading | CardError) -> None:
-        if future.done():  # Nobody waits for it any more.
-            return
-        if isinstance(outcome, CardError):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-
-    def work() -> None:
-        outcome: Reading | CardError
-        try:
-            outcome = card.read()
-        except CardError as error:
-            outcome = error
-        except Exception as error:  # noqa: BLE001  a poller that ended would be blind for ever
-            outcome = CardError(f"the reading failed: {error!r}")
-        # The loop may have ended in the meantime.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, outcome)
-
-    threading.Thread(target=work, name=f"read {card.source}", daemon=True).start()
-    return future
+def _read(card: Card) -> Reading:
+    try:
+        return card.read()
+    except CardError:
+        raise
+    except Exception as error:  # a poller that ended would be blind for ever
+        raise CardError(f"the reading failed: {error!r}") from error
