@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,6 +156,15 @@ async def test_an_upstream_without_the_model_says_so(ollama: SimulatedOllama) ->
         await from_upstream(configured(ollama.url), Asked(model="nobody"))
 
 
+@pytest.mark.parametrize("name", ["gpt-oss:120b-cloud", "stub:cloud"])
+async def test_a_name_of_the_cloud_is_no_question_to_an_upstream(
+    withholding: tuple[str, list[dict[str, Any]]], name: str
+) -> None:
+    url, asked = withholding
+    assert (await from_upstream(configured(url), Asked(model=name), card=StubCard())).remote
+    assert asked == []
+
+
 async def test_an_upstream_that_is_not_there_is_told_apart() -> None:
     with pytest.raises(UpstreamGoneError):
         await from_upstream(NOWHERE, Asked(model=BIG))
@@ -257,51 +267,84 @@ def loaded(name: str, size_vram_bytes: int, size_bytes: int = 0) -> Resident:
     )
 
 
-def test_a_configured_budget_is_planned_with_whole() -> None:
+async def test_a_budget_that_no_card_is_read_for_is_planned_with_whole() -> None:
     config = configured("http://elsewhere:11434", gpus=(Card(vram_bytes=10 * GIB),))
-    memory = at_hand(config, "m", [loaded("other", 4 * GIB)])
+    memory = await at_hand(config, "m", [loaded("other", 4 * GIB)])
     assert (memory.source, memory.planned_bytes) == ("config", 10 * GIB)
     assert memory.alone_bytes == 10 * GIB
     assert memory.beside_bytes == 6 * GIB - PROCESS_BYTES
 
 
-def test_of_what_is_read_the_reserve_is_taken_off() -> None:
-    memory = at_hand(NOWHERE, "m", [], StubCard(used_bytes=4 * GIB))
+async def test_of_what_is_read_the_reserve_is_taken_off() -> None:
+    memory = await at_hand(NOWHERE, "m", [], StubCard(used_bytes=4 * GIB))
     reserve = int(24 * GIB * 0.05)
     assert memory.planned_bytes == 24 * GIB - reserve
     assert memory.beside_bytes == memory.alone_bytes == 20 * GIB - reserve
 
 
-def test_what_others_use_is_in_the_way_even_when_all_models_have_left() -> None:
+async def test_what_others_use_is_in_the_way_even_when_all_models_have_left() -> None:
     card = StubCard(used_bytes=20 * GIB)
-    memory = at_hand(NOWHERE, "m", [loaded("other", 8 * GIB)], card)
+    memory = await at_hand(NOWHERE, "m", [loaded("other", 8 * GIB)], card)
     assert memory.alone_bytes is not None
     assert memory.beside_bytes is not None
     assert memory.alone_bytes - memory.beside_bytes == 8 * GIB + PROCESS_BYTES
     assert memory.alone_bytes < 12 * GIB
 
 
-def test_another_machines_memory_is_not_read_from_here() -> None:
-    memory = at_hand(configured("http://192.0.2.1:11434"), "m", [])
+async def test_the_automatic_context_goes_by_all_cards_together(tmp_path: Path) -> None:
+    show = json.loads(SHOWN.read_text(encoding="utf-8"))
+    del show["parameters"]
+    path = tmp_path / "show.json"
+    path.write_text(json.dumps(show))
+    cards = (Card(vram_bytes=16 * GIB), Card(vram_bytes=12 * GIB))
+    config = Config(upstream=UpstreamConfig(name="far", url="http://elsewhere:11434", gpus=cards))
+    report = await from_file(config, Asked(model="m"), path, SHOWN_BYTES)
+    assert report.memory.planned_bytes == 16 * GIB
+    assert (report.memory.cards_bytes, report.estimate.num_ctx) == (28 * GIB, 32_768)
+
+
+async def test_another_machines_memory_is_not_read_from_here() -> None:
+    memory = await at_hand(configured("http://192.0.2.1:11434"), "m", [])
     assert memory.total_bytes is None
     assert "that machine" in memory.note
 
 
 def test_a_budget_holds_where_the_card_has_more() -> None:
     memory = _read_memory(StubCard(used_bytes=2 * GIB).read(), 10 * GIB, None, cpu=False)
-    assert (memory.planned_bytes, memory.free_bytes) == (10 * GIB, 22 * GIB)
+    assert memory.planned_bytes == 10 * GIB
     assert memory.beside_bytes == memory.alone_bytes == 10 * GIB
 
 
-def test_a_card_that_does_not_answer_is_said_to_be_unknown() -> None:
-    memory = at_hand(NOWHERE, "m", [], StubCard(broken="the driver was updated"))
+def test_a_budget_is_no_promise_that_the_card_has_as_much() -> None:
+    reserve = int(24 * GIB * 0.05)
+    memory = _read_memory(StubCard(used_bytes=20 * GIB).read(), 30 * GIB, None, cpu=False)
+    assert memory.planned_bytes == 24 * GIB - reserve
+    assert memory.beside_bytes == memory.alone_bytes == 4 * GIB - reserve
+
+
+async def test_a_card_that_hangs_holds_up_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+
+    class Hanging(StubCard):
+        def read(self) -> Reading:
+            answers.wait()
+            return super().read()
+
+    monkeypatch.setattr(gpu, "STALE_S", 0.0)
+    memory = await at_hand(NOWHERE, "m", [], Hanging())
+    answers.set()
+    assert (memory.source, memory.note) == ("unknown", "the driver does not answer")
+
+
+async def test_a_card_that_does_not_answer_is_said_to_be_unknown() -> None:
+    memory = await at_hand(NOWHERE, "m", [], StubCard(broken="the driver was updated"))
     assert (memory.source, memory.note) == ("unknown", "the driver was updated")
 
 
-def test_a_model_on_a_card_shows_that_there_is_one_that_is_not_seen() -> None:
+async def test_a_model_on_a_card_shows_that_there_is_one_that_is_not_seen() -> None:
     main_memory = StubCard(source="system")
-    assert at_hand(NOWHERE, "m", [loaded("other", 0, 4 * GIB)], main_memory).cpu
-    seen = at_hand(NOWHERE, "m", [loaded("other", 4 * GIB)], main_memory)
+    assert (await at_hand(NOWHERE, "m", [loaded("other", 0, 4 * GIB)], main_memory)).cpu
+    seen = await at_hand(NOWHERE, "m", [loaded("other", 4 * GIB)], main_memory)
     assert not seen.cpu
     assert seen.total_bytes is None
 

@@ -1,27 +1,24 @@
 """Finding out what a report needs: from an upstream and a card, or from a file.
 
-One question each, and no memory of the answers.
+What a model is and which cards there are is found out as `serve` does it; nothing is remembered.
 """
 
 import asyncio
-import contextlib
-import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yarl import URL
-
 from ollama_gate import footprint, gpu, names
 from ollama_gate.config import Config, UpstreamConfig
 from ollama_gate.errors import CardError, ConfigError, ModelUnknownError
 from ollama_gate.estimate.report import Memory, Report, Row, contexts, fit
 from ollama_gate.footprint import Facts, Resident, Settings
+from ollama_gate.known import Known
 from ollama_gate.ollama import Ollama
 from ollama_gate.scheduler.memory import DEFAULT_RESERVE_BYTES, DEFAULT_RESERVE_SHARE
-from ollama_gate.scheduler.types import Launch
+from ollama_gate.scheduler.types import Launch, ModelKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +58,7 @@ async def from_upstream(config: Config, asked: Asked, *, card: gpu.Card | None =
         loaded = [footprint.read_ps(entry) for entry in await ollama.residents()]
     finally:
         await ollama.close()
-    memory = await asyncio.to_thread(at_hand, config, asked.model, loaded, card)
+    memory = await at_hand(config, asked.model, loaded, card)
     return _report(config, asked, facts, memory, version=version)
 
 
@@ -89,17 +86,17 @@ async def from_file(
     facts = footprint.read_show(asked.model, show, size_bytes or 0)
     if not facts.remote and not facts.size_bytes:
         raise ConfigError(f"{path} lists no tensors: --size must say how large the model is")
-    memory = await asyncio.to_thread(at_hand, config, asked.model, (), card)
+    memory = await at_hand(config, asked.model, (), card)
     if memory.cpu and config.upstream.gpus != "cpu":
         # A file may be of a model for any machine, and that is likelier to have a card.
         memory = Memory(note="no card here")
     return _report(config, asked, facts, memory)
 
 
-def at_hand(
+async def at_hand(
     config: Config, model: str, loaded: Sequence[Resident], card: gpu.Card | None = None
 ) -> Memory:
-    """What memory the upstream can use, and what is left of it. Blocks, as a reading does.
+    """What memory the upstream can use, and what is left of it.
 
     Args:
         config: what is in effect.
@@ -111,39 +108,71 @@ def at_hand(
     if card is not None:
         found = gpu.only(card)
     else:
-        found = gpu.find_cards(upstream.gpus, upstream_is_local=_is_local(upstream))
-    memory = _memory(found, config.vram.reserve_bytes)
+        here = gpu.is_here(upstream.url)
+        found = await gpu.find_in_time(upstream.gpus, upstream_is_local=here)
+    readings = await asyncio.gather(*(_reading(each.card) for each in found.listed))
+    memory = _memory(found, readings, config.vram.reserve_bytes)
     if memory.cpu and any(each.size_vram_bytes for each in loaded):
         memory = Memory(note="Ollama uses a card that nothing here reads")
     return _with_loaded(memory, model, loaded)
 
 
-def _memory(found: gpu.Found, reserve_bytes: int | None) -> Memory:
-    budget, note = found.vram_bytes, found.advice or "nothing here reads it"
-    if found.card is not None:
-        try:
-            return _read_memory(found.card.read(), budget, reserve_bytes, cpu=found.cpu)
-        except CardError as error:
-            note = str(error)
-    if budget is None:
-        return Memory(note=note, cpu=found.cpu)
-    return Memory(source="config", total_bytes=budget, planned_bytes=budget)
+async def _reading(card: gpu.Card | None) -> gpu.Reading | CardError | None:
+    """What a card says, or why it does not; `None` without one."""
+    if card is None:
+        return None
+    reading = gpu.on_a_thread(card.read, f"read {card.source}")
+    done, _ = await asyncio.wait({reading}, timeout=gpu.STALE_S)
+    if not done:
+        reading.cancel()
+        return CardError("the driver does not answer")
+    try:
+        return reading.result()
+    except CardError as error:
+        return error
+
+
+def _memory(
+    found: gpu.Found,
+    readings: Sequence[gpu.Reading | CardError | None],
+    reserve_bytes: int | None,
+) -> Memory:
+    reading, budget = readings[found.planned], found.vram_bytes
+    if isinstance(reading, gpu.Reading):
+        memory = _read_memory(reading, budget, reserve_bytes, cpu=found.cpu)
+    elif budget is not None:
+        memory = Memory(source="config", total_bytes=budget, planned_bytes=budget)
+    else:
+        note = str(reading or found.advice or "nothing here reads it")
+        memory = Memory(note=note, cpu=found.cpu)
+    return replace(memory, cards_bytes=None if found.cpu else _cards_bytes(found, readings))
+
+
+def _cards_bytes(
+    found: gpu.Found, readings: Sequence[gpu.Reading | CardError | None]
+) -> int | None:
+    """What all cards have together, as far as it is known: whatever is planned with."""
+    known = [
+        reading.total_bytes if isinstance(reading, gpu.Reading) else listed.vram_bytes
+        for reading, listed in zip(readings, found.listed, strict=True)
+    ]
+    sizes = [size for size in known if size is not None]
+    return sum(sizes) if sizes else None
 
 
 def _read_memory(
     reading: gpu.Reading, budget: int | None, reserve_bytes: int | None, *, cpu: bool
 ) -> Memory:
-    """A configured budget is planned with whole; of what is only read a reserve is kept."""
+    """What is read, less a reserve; a configured budget is a cap on that, as in admission."""
     total_bytes = reading.total_bytes
-    if budget is not None:
-        reserve_bytes = 0
-    elif reserve_bytes is None:
+    if reserve_bytes is None:
         reserve_bytes = max(DEFAULT_RESERVE_BYTES, int(total_bytes * DEFAULT_RESERVE_SHARE))
+    readable_bytes = max(0, total_bytes - reserve_bytes)
     return Memory(
         source=reading.source,
         device=reading.device,
         total_bytes=total_bytes,
-        planned_bytes=max(0, total_bytes - reserve_bytes if budget is None else budget),
+        planned_bytes=readable_bytes if budget is None else min(budget, readable_bytes),
         free_bytes=max(0, total_bytes - reading.used_bytes - reserve_bytes),
         cpu=cpu,
     )
@@ -168,18 +197,17 @@ def _taken(loaded: Resident, memory: Memory) -> int:
 
 
 async def _facts(ollama: Ollama, name: str) -> Facts:
-    show = await ollama.show(name)
-    if show is None:
+    if names.is_cloud(name):
+        # Asked of it, Ollama would ask the cloud.
+        return Facts(key=ModelKey(f"name:{name}"), name=name, size_bytes=0, remote=True)
+    known = Known(ollama)
+    try:
+        facts = await known.facts(name)
+    finally:
+        await known.close()
+    if facts is None:
         raise ModelUnknownError(f"{ollama.url} has no model {name!r}")
-    size_bytes, digest = 0, ""
-    for tag in await ollama.tags():
-        if _key(str(tag.get("name"))) == _key(name) and isinstance(tag.get("size"), int):
-            size_bytes, digest = int(tag["size"]), str(tag.get("digest", ""))
-    facts = footprint.read_show(name, show, size_bytes, digest=digest)
-    if not facts.withheld:
-        return facts
-    whole = await ollama.show(name, verbose=True)
-    return footprint.read_show(name, whole or show, size_bytes, digest=digest)
+    return facts
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -239,7 +267,7 @@ def _settings(
         kv_cache_type=asked.kv_cache_type or upstream.kv_cache_type,
         context_length=upstream.context_length,
         # Main memory decides nothing: without a card Ollama takes its smallest context.
-        total_bytes=None if memory.cpu else memory.total_bytes,
+        total_bytes=memory.cards_bytes,
         safety=safety,
         version=version,
     )
@@ -248,10 +276,3 @@ def _settings(
 def _key(name: str) -> str:
     parsed = names.parse(name)
     return parsed.key if parsed else name
-
-
-def _is_local(upstream: UpstreamConfig) -> bool:
-    host = URL(upstream.url).host or ""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")

@@ -24,6 +24,8 @@ class Memory:
         source: `config`, `nvml`, ..., or `unknown`.
         device: which, in words; empty where nobody says.
         total_bytes: all of it; `None` where nobody can tell.
+        cards_bytes: what all cards have together, by which Ollama chooses its automatic context;
+            `None` likewise, and without a card.
         planned_bytes: what models may use of it, the reserve taken off; `None` likewise.
         free_bytes: of that, what nobody uses; `None` where no reading says.
         loaded_bytes: what the loaded models take, the one in question left out.
@@ -35,6 +37,7 @@ class Memory:
     source: str = "unknown"
     device: str = ""
     total_bytes: int | None = None
+    cards_bytes: int | None = None
     planned_bytes: int | None = None
     free_bytes: int | None = None
     loaded_bytes: int = 0
@@ -156,6 +159,7 @@ class Report:
                 "source": memory.source,
                 "device": memory.device,
                 "total_bytes": memory.total_bytes,
+                "cards_bytes": memory.cards_bytes,
                 "planned_bytes": memory.planned_bytes,
                 "free_bytes": memory.free_bytes,
                 "loaded": list(memory.loaded),
