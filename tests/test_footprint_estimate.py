@@ -321,3 +321,14 @@ def test_no_context_counts_beyond_the_trained_one(name: str, num_ctx: int) -> No
     whole = estimate(trained, Launch(num_ctx=num_ctx), CARD)
     assert whole.num_ctx == min(num_ctx, trained.context_length) or whole.num_ctx == 4
     assert whole.kv_bytes <= most.kv_bytes
+
+
+def test_numbers_that_count_nothing_are_done_without() -> None:
+    info: dict[str, Any] = {"general.architecture": "llama"}
+    dimensions = {"block_count": 8, "embedding_length": 512, "attention.head_count": 8}
+    info |= {f"llama.{key}": value for key, value in dimensions.items()}
+    plain = estimate(read_show("m", {"model_info": info}, GIB), Launch(), CARD)
+    info |= {"llama.context_length": 10**400, "llama.attention.key_length": 1e300}
+    tensors = [{"name": "a", "type": "F16", "shape": [10**18] * 20}]
+    absurd = read_show("m", {"model_info": info, "tensors": tensors}, GIB)
+    assert estimate(absurd, Launch(), CARD) == plain

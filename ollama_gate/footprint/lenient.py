@@ -4,9 +4,12 @@ It knows no field of any answer, and never raises.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+LARGEST: Final = 2**63 - 1
+"""No count of Ollama's is larger; sums of products of such numbers stay within a float."""
 
 
 def text_of(value: Any) -> str:
@@ -31,7 +34,7 @@ def number_of(value: Any) -> int | None:
     # Neither NaN nor infinity is an integer to Python.
     if isinstance(value, float) and not value.is_integer():
         return None
-    return int(value) if value >= 0 else None
+    return int(value) if 0 <= value <= LARGEST else None
 
 
 def given(value: T | None, otherwise: T) -> T:

@@ -27,6 +27,8 @@ _HOST_TENSORS: Final = ("token_embd.", "position_embd.", "token_types.", "per_la
 """llama.cpp keeps its input layer in host memory."""
 _REPACKED: Final = frozenset(["Q4_0", "Q4_K", "IQ4_NL"])
 """Matrices that llama.cpp lays out anew, in a second copy, to compute with them on an x86 CPU."""
+_MAX_DIMENSIONS: Final = 4
+"""ggml knows no more."""
 _EMBEDDING: Final = "token_embd.weight"
 _PROJECTOR_TENSORS: Final = ("v.", "mm.", "a.")
 
@@ -97,7 +99,7 @@ def _tensor_bytes(tensor: Mapping[str, Any]) -> int | None:
     block = _TENSOR_BLOCKS.get(text_of(tensor.get("type")).upper())
     lengths = [number_of(length) for length in list_of(tensor.get("shape"))]
     known = [length for length in lengths if length is not None]
-    if block is None or not known or len(known) < len(lengths):
+    if block is None or not known or len(known) < len(lengths) or len(known) > _MAX_DIMENSIONS:
         return None
     block_bytes, block_elements = block
     return -(-math.prod(known) // block_elements) * block_bytes
