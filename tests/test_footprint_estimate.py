@@ -182,6 +182,13 @@ def test_a_model_nobody_knows_is_guessed_within_two_fifths() -> None:
     assert whole.batch == 0
 
 
+def test_a_guess_counts_the_context_of_every_slot() -> None:
+    blank = facts(shape=None, weights_bytes=None, tensors_bytes=None)
+    one = estimate(blank, Launch(num_ctx=8192), CARD)
+    two = estimate(blank, Launch(num_ctx=4096), replace(CARD, num_parallel=2))
+    assert two.kv_bytes == one.kv_bytes == blank.size_bytes // 10
+
+
 def test_a_model_in_safetensors_takes_a_seventh_more_than_its_files() -> None:
     answer = {"details": {"format": "safetensors"}}
     mlx = read_show("m", answer, 1_000_000_000)

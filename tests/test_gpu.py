@@ -339,10 +339,10 @@ def test_in_a_container_process_ids_mean_somebody_else(
 
 
 def test_a_reading_tells_what_each_process_uses(proc: Path) -> None:
-    gpu = Gpu("GPU-a", processes=[(11, 5 * GIB), (30, MIB)], graphics=[(30, 2 * MIB), (12, GIB)])
+    gpu = Gpu("GPU-a", processes=[(11, 5 * GIB), (30, MIB)], graphics=[(30, 2 * MIB), (11, MIB)])
     reading = card_of(FakeNvml([gpu]), proc=proc).read()
-    assert reading.processes == {11: 5 * GIB, 30: 2 * MIB, 12: GIB}
-    assert reading.ours_bytes == 6 * GIB
+    assert reading.processes == {11: 5 * GIB, 30: 2 * MIB}
+    assert reading.ours_bytes == 5 * GIB
 
 
 def test_a_driver_that_tells_of_no_process_still_gives_a_reading(proc: Path) -> None:

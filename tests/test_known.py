@@ -404,6 +404,16 @@ async def test_without_a_list_a_model_is_known_by_its_name_for_a_while(
         assert known.models() == []
 
 
+async def test_without_a_list_a_change_is_asked_for_at_once_as_well(
+    listless: ListOllama,
+) -> None:
+    async with knowing(listless) as known:
+        await known.facts("a")
+        with known.changing(["a"]):
+            rename(listless, "a:latest", "three", "c")
+        assert (await facts(known, "a")).key == blob("c")
+
+
 async def test_without_digests_a_model_is_known_by_its_name(ollama: ListOllama) -> None:
     for manifest in ollama.models.values():
         manifest.listed["digest"] = None
@@ -495,14 +505,19 @@ async def test_two_changes_of_a_name_at_once_end_one_by_one(
 async def test_a_listing_from_before_a_change_is_not_believed_after_it(
     known: Known, ollama: ListOllama
 ) -> None:
+    # Both are known, so that no answer of /api/show gives the change away.
+    rename(ollama, "b:latest", "three", "b")
+    await known.facts("a")
+    await known.facts("b")
+    ollama.now += BELIEVED_S + 1
     async with ollama.holding("tags") as asked:
         waiting = asyncio.create_task(known.facts("a"))
         await asyncio.wait_for(asked.wait(), 5)
-        rename(ollama, "a:latest", "three", "c")
+        ollama.models["a:latest"] = ollama.models["b:latest"]
         known.forget()
     found = await waiting
     assert found is not None
-    assert found.key == blob("c")
+    assert found.key == blob("b")
 
 
 async def test_after_a_change_what_is_new_is_shown_in_the_background(

@@ -1,5 +1,6 @@
 """How the parts are put together: whose machine it is, and what a lost reading comes to."""
 
+import asyncio
 import socket
 from types import SimpleNamespace
 from typing import Any
@@ -8,11 +9,16 @@ import psutil
 import pytest
 
 from ollama_gate import gpu
+from ollama_gate.config import UpstreamConfig
+from ollama_gate.config.structs import VramConfig
 from ollama_gate.errors import CardError
+from ollama_gate.gpu import Found, Listed
 from ollama_gate.scheduler.types import BinId
 from ollama_gate.simulator import SimulatedOllama
-from ollama_gate.site import Loses, Site
+from ollama_gate.site import Loses, Site, _upstream
 from tests.conftest import MakeSite
+
+GIB = 2**30
 
 
 @pytest.mark.parametrize(
@@ -69,3 +75,28 @@ async def test_a_reading_that_is_lost_is_told_to_the_gate(
         site._measured(reading)
         site._measured(CardError("gone"))
     assert notes.told == [("simulated/0", 24, 7), ("simulated/0", "lost")]
+
+
+async def test_what_is_read_decides_the_budget_and_the_automatic_context(
+    make_site: MakeSite, ollama: SimulatedOllama
+) -> None:
+    upstream = UpstreamConfig(name="simulated", url=ollama.url)
+    vram = VramConfig(reserve_bytes=3 * GIB)
+    site: Site = await make_site(ollama, upstream=upstream, vram=vram)
+    assert site.gate is not None
+    assert site._registry is not None
+    async with asyncio.timeout(10):
+        while not (bin_ := site.gate.snapshot().bins[0]).live:
+            await site.gate.changed()
+    assert bin_.capacity_bytes == 21 * GIB
+    await site._registry.facts("qwen2.5:32b")
+    shown = {model.name: model.automatic for model in await site._registry.known()}
+    automatic = shown["qwen2.5:32b"]
+    assert automatic is not None
+    assert automatic.num_ctx == 32_768
+
+
+@pytest.mark.parametrize(("configured", "counts"), [(0, 6), (2, 2)])
+def test_ollama_keeps_three_runners_for_each_card(configured: int, counts: int) -> None:
+    two_cards = Found(listed=(Listed(), Listed()))
+    assert _upstream(UpstreamConfig(max_loaded=configured), two_cards).max_loaded == counts

@@ -27,7 +27,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """One card; at least one of its attributes is set.
 
     Attributes:
-        vram_bytes: all that may be planned with, whatever a reading says; `None` leaves it to
+        vram_bytes: no more is planned with, however much a reading shows; `None` leaves it to
             readings.
         uuid: which it is: `GPU-…`, or `MIG-…` for a part of a split one.
         index: the same by its place among the cards of its maker; never beside `uuid`.
