@@ -35,8 +35,9 @@ OTHER_CARD: Final = (
     "used): planning with main memory; if Ollama uses it, set upstreams[0].gpus to [{vram: ...}]"
 )
 SILENT: Final = (
-    "a driver does not answer: going on without readings of what is configured, or else of one "
-    "NVIDIA card, until it does; restart the gate then, if there are other cards"
+    "the driver does not answer: until it does there is no reading of the cards that are "
+    "configured, nor under auto of the NVIDIA card with most memory; restart the gate then if "
+    "there are other cards"
 )
 SPLIT: Final = "a card is split (MIG): name the part that Ollama uses in upstreams[0].gpus"
 
