@@ -256,6 +256,27 @@ def test_the_second_load_has_room_made_for_all_of_it() -> None:
     assert play.loaded(7, "a", **WHOLE) == [forward("1", 4)]
 
 
+def test_the_second_load_has_the_bin_alone_even_where_the_books_have_room_for_both() -> None:
+    play = Play()
+    play.arrives(0, "0", "c", size=2)
+    play.loaded(1, "c")
+    play.leaves(2, "0")
+    play.arrives(3, "1", "a", size=10)
+    assert play.loaded(4, "a", **SLID) == [evict("c", "a", "offload", idle=2), let_go("a", AGAIN)]
+    play.unloaded(5, "a")
+    assert play.unloaded(6, "c") == [load("a", "1", size=16.5, waited=3)]
+
+
+def test_the_second_load_waits_until_the_memory_of_the_first_is_back() -> None:
+    play = a_card()
+    play.arrives(1, "1", "d", size=4)
+    slid: dict[str, Any] = {"footprint_bytes": gib(3), "reported_bytes": gib(3)}
+    play.loaded(2, "d", size_bytes=gib(4), **slid)
+    play.reads(3, 3)
+    assert play.unloaded(4, "d") == []
+    assert play.reads(5, 0) == [load("d", "1", free=free(0), waited=4)]
+
+
 def test_a_load_that_is_whole_makes_the_past_forgotten() -> None:
     play = Play()
     play.arrives(0, "1", "a", size=10)

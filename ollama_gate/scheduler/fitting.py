@@ -21,8 +21,8 @@ class Shortfall:
 
     Attributes:
         rule: `memory`, `80%` (Ollama's own test), `max_loaded`, `foreign` (others use it),
-            `offload` (a model that is on the CPU in part has the bin to itself), or `unknown` where
-            neither a reading nor a configured budget says how much there is.
+            `offload` (a model that is, or was, on the CPU in part has the bin to itself), or
+            `unknown` where neither a reading nor a configured budget says how much there is.
         missing_bytes: what would have to be freed, 0 where bytes are not the question.
     """
 
@@ -46,6 +46,7 @@ def shortfall(
     max_loaded: int,
     whole: bool = False,
     patient: bool = False,
+    alone: bool = False,
 ) -> Shortfall | None:
     """What prevents a load beside `staying`; `None` when it fits.
 
@@ -60,6 +61,7 @@ def shortfall(
         max_loaded: how many runners the upstream keeps before it evicts by itself.
         whole: whether models are to be whole on the card, so that one that is not has it alone.
         patient: whether it waits, even alone, for what others use now.
+        alone: whether it is loaded beside nobody, whatever the books say.
     """
     listed = sum(runner.state is not RunnerState.LEAVING for runner in staying)
     if listed + elsewhere >= max_loaded:
@@ -74,7 +76,8 @@ def shortfall(
         return Shortfall(rule="unknown")
     if need.footprint_bytes > free:
         return Shortfall(rule="memory", missing_bytes=need.footprint_bytes - free)
-    return None if books.bin.cpu else _eighty_percent(need, books, staying)
+    failed = None if books.bin.cpu else _eighty_percent(need, books, staying)
+    return failed or (Shortfall(rule="offload") if alone else None)
 
 
 def slides(staying: Iterable[Runner]) -> bool:

@@ -164,6 +164,8 @@ def lacking(
         max_loaded=state.upstreams[books.bin.upstream].max_loaded,
         whole=state.whole,
         patient=state.is_patient(request, books),
+        # It slid where the books had room for it, so they are no guide to the second load.
+        alone=state.recovery.of((books.bin.id, request.model, request.launch)).reloaded,
     )
 
 
