@@ -414,6 +414,32 @@ def test_what_slid_is_tried_once_more_before_it_is_refused() -> None:
     ]
 
 
+def test_what_was_refused_for_that_is_not_loaded_for_each_who_asks_again() -> None:
+    play = Play(offload=Offload.REFUSE)
+    play.arrives(0, "1", "a", size=10)
+    play.loaded(1, "a", **SLID)
+    play.unloaded(2, "a")
+    play.loaded(3, "a", **SLID)
+    play.unloaded(4, "a")
+    assert play.arrives(5, "2", "a", size=10) == [
+        refuse("2", Refusal.NEVER_FITS, wanted_bytes=gib(16.5), there_bytes=gib(24))
+    ]
+    assert play.arrives(6, "3", "a", size=10, launch=Launch(num_gpu=7)) == [
+        load("a", "3", size=10, launch=Launch(num_gpu=7))
+    ]
+
+
+def test_what_was_refused_for_that_is_tried_anew_after_a_minute() -> None:
+    play = Play(offload=Offload.REFUSE)
+    play.arrives(0, "1", "a", size=10)
+    play.loaded(1, "a", **SLID)
+    play.unloaded(2, "a")
+    play.loaded(3, "a", **SLID)
+    play.unloaded(4, "a")
+    # By then others may have given back what nobody saw them take.
+    assert play.arrives(63, "2", "a", size=10) == [load("a", "2", size=16.5)]
+
+
 def test_what_turns_out_to_be_too_large_is_refused() -> None:
     play = Play(offload=Offload.REFUSE)
     play.arrives(0, "1", "a", size=10)

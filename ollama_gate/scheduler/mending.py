@@ -53,7 +53,8 @@ class Mending(Booking):
         if again:
             self.recovery.load_again(runner.key)
         elif fits or there is None:
-            # With all there is to itself it was not whole: it never will be.
+            # With all there is to itself it was not whole: it hardly will be soon.
+            self.recovery.despair(runner.key, self.now)
             self._refuse_for_want(self._alike(runner), runner.wanted_bytes, there)
         runner.condemned = Offloaded(
             share=runner.offload, wanted_bytes=runner.wanted_bytes, again=again
@@ -78,7 +79,8 @@ class Mending(Booking):
         need, capacity = self.need_of(request, books.bin.id), books.capacity_bytes
         if books.bin.cpu or capacity is None:
             return False
-        if need.footprint_bytes > capacity:
+        key = books.bin.id, request.model, request.launch
+        if need.footprint_bytes > capacity or self.recovery.is_hopeless(key, self.now):
             return True
         return in_others_hands(need, books) > 0 and not self.is_patient(request, books)
 

@@ -4,6 +4,7 @@ It remembers what Ollama's answers taught and nothing else. Who is next, who mak
 turned away is decided elsewhere.
 """
 
+import math
 from dataclasses import dataclass
 
 from ollama_gate.scheduler.types import BinId, Launch, ModelKey
@@ -19,6 +20,9 @@ LOAD_TRIES = 3
 
 FORGIVEN_S = 300.0
 """Failures further apart than this are not counted together."""
+
+HOPELESS_S = 60.0
+"""So long it is believed that a model cannot be whole; each look costs a load and an unload."""
 
 REMEMBERED = 1000
 """So many sets of options are remembered; a client may name as many as it likes."""
@@ -36,12 +40,14 @@ class Trouble:
         failures: how often in a row it ran out of memory.
         failed_at: when it last did.
         reloaded: it was loaded again because only a part of it was on the card.
+        hopeless_at: when even alone in its bin it was not whole, though it should have been.
     """
 
     needed_bytes: int = 0
     failures: int = 0
     failed_at: float = 0.0
     reloaded: bool = False
+    hopeless_at: float = -math.inf
 
 
 NO_TROUBLE = Trouble()
@@ -85,6 +91,14 @@ class Recovery:
     def load_again(self, key: Key) -> None:
         """It is unloaded to be loaded again, which is done once."""
         self._open(key).reloaded = True
+
+    def despair(self, key: Key, now: float) -> None:
+        """With all there is to itself it was not whole."""
+        self._open(key).hopeless_at = now
+
+    def is_hopeless(self, key: Key, now: float) -> bool:
+        """Whether that was seen lately, so that another load would hardly tell anything else."""
+        return now < self.of(key).hopeless_at + HOPELESS_S
 
     def loaded(self, key: Key, *, whole: bool) -> None:
         """It was loaded, and Ollama said what it takes; if all of it, the past is forgotten."""
