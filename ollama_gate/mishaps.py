@@ -52,6 +52,38 @@ def runner_died(text: bytes) -> bool:
     return DIED_EMBEDDING in lower or any(word in lower for word in DIED)
 
 
+COMPLETION_CHUNKS: Final = (b'"object":"chat.completion.chunk"', b'"object":"text_completion"')
+NAMELESS: Final = b'"model":""'
+"""On these routes Ollama makes an empty chunk of the error, the only one without a name."""
+
+LAST_EVENTS: Final = (
+    b'"type":"message_stop"',
+    b'"type":"error"',
+    b'"type":"response.completed"',
+    b'"type":"response.failed"',
+)
+
+
+class Breach(Enum):
+    """How a stream of events ended before its end."""
+
+    DIED = "died"
+    UNSAID = "unsaid"
+    """A runner that died, or one that repeated itself until Ollama stopped it."""
+
+
+def broken_off(line: bytes) -> Breach | None:
+    """What the last line of a stream of events says of its end; `None` if it is as it should be.
+
+    A line that is not whole says nothing.
+    """
+    if not (line.startswith(b"data: {") and line.endswith(b"}")):
+        return None
+    if any(kind in line for kind in COMPLETION_CHUNKS):
+        return Breach.DIED if NAMELESS in line else None
+    return None if any(event in line for event in LAST_EVENTS) else Breach.UNSAID
+
+
 class Mishap(Enum):
     """What became of the process that ran the model."""
 

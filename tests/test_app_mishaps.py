@@ -37,6 +37,22 @@ async def test_a_stream_that_ends_in_an_error_is_left_as_it_is_and_its_runner_le
     assert ollama.counters.loads == 2
 
 
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+async def test_a_runner_that_died_in_an_openai_stream_is_loaded_again_by_the_gate(
+    http: Http, site: Site, ollama: SimulatedOllama, route: str
+) -> None:
+    ollama.faults.kill_runner_after(SMALL, 2)
+    asked = {"messages": [{"role": "user", "content": "a"}], "prompt": "a"}
+    body = {"model": SMALL, "stream": True, "max_tokens": 9, **asked}
+    code, answer = await post(http, f"{site.url}/v1/{route}", body)
+    assert code == 200
+    assert b"[DONE]" not in answer
+    await post(http, f"{site.url}/api/generate", generate(SMALL))
+    reasons = [each["what"] for each in (await status(http, site))["decisions"]]
+    assert reasons.count("unload broken") == 1
+    assert reasons.count("load") == 2
+
+
 async def test_a_load_that_runs_out_of_memory_is_tried_again(
     http: Http, site: Site, ollama: SimulatedOllama
 ) -> None:

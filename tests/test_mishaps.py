@@ -1,9 +1,11 @@
 """What Ollama's words say of memory and of a runner."""
 
+import json
+
 import pytest
 
 from ollama_gate import mishaps
-from ollama_gate.mishaps import Mishap
+from ollama_gate.mishaps import Breach, Mishap
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,45 @@ def test_the_embedding_routes_say_it_under_another_status() -> None:
 def test_any_other_error_says_nothing_of_a_runner(body: bytes) -> None:
     assert mishaps.told_by(500, body) is None
     assert mishaps.told_by(400, body) is None
+
+
+def chunk(**more: object) -> bytes:
+    told = {"id": "1", "object": "chat.completion.chunk", "model": "a"} | more
+    return b"data: " + json.dumps(told, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("kind", ["chat.completion.chunk", "text_completion"])
+def test_a_chunk_that_names_no_model_tells_of_a_runner_that_died(kind: str) -> None:
+    assert mishaps.broken_off(chunk(object=kind, model="")) is Breach.DIED
+    # Ollama ends an answer that repeats itself without a last word; its runner lives.
+    assert mishaps.broken_off(chunk(object=kind)) is None
+    assert mishaps.broken_off(chunk(object=kind, text='"model":""')) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}',
+        b'data: {"delta":" a","sequence_number":6,"type":"response.output_text.delta"}',
+    ],
+)
+def test_events_without_their_last_one_broke_off_for_some_reason(line: bytes) -> None:
+    assert mishaps.broken_off(line) is Breach.UNSAID
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"data: [DONE]",
+        b'data: {"type":"message_stop"}',
+        b'data: {"type":"error","error":{"type":"api_error","message":"a"}}',
+        b'data: {"response":{"object":"response","model":""},"type":"response.completed"}',
+        b'data: {"response":{"object":"response"},"type":"response.failed"}',
+        b'data: {"type":"content_block_de',
+        b'delta":" a","type":"response.output_text.delta"}',
+        b'{"model":"","done":true}',
+        b"",
+    ],
+)
+def test_an_end_that_is_one_or_was_not_read_as_a_whole_says_nothing(line: bytes) -> None:
+    assert mishaps.broken_off(line) is None

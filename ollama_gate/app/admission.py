@@ -243,6 +243,15 @@ class Admission:
             died = mishaps.told_by(HTTPStatus.INTERNAL_SERVER_ERROR, line)
             if died is not None:
                 self._gate.runner_died(scheduled.id, oom=died is mishaps.Mishap.OUT_OF_MEMORY)
+            return
+        match mishaps.broken_off(line):
+            case mishaps.Breach.DIED:
+                self._gate.runner_died(scheduled.id, oom=False)
+            case mishaps.Breach.UNSAID:
+                # Had memory run out, Ollama would be dropping every model by now.
+                self._gate.nudge(self._config.upstream.name)
+            case None:
+                pass
 
     async def _within_limit(self, sent: Awaitable[Answer]) -> tuple[Answer, asyncio.TimerHandle]:
         """An answer, and what will cut it off when it has run for too long."""
