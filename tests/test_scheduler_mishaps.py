@@ -307,6 +307,20 @@ def test_what_cannot_fit_the_bin_is_served_as_it_is_and_has_it_alone() -> None:
     assert play.leaves(3, "1") == [evict("huge", "c", "offload")]
 
 
+def test_nobody_is_loaded_before_the_memory_of_one_that_slid_is_back() -> None:
+    play = Play(unread_recovery_s=1.5)
+    play.arrives(0, "1", "a", size=10)
+    play.loaded(1, "a", **SLID)
+    play.unloaded(2, "a")
+    play.ticks(3.5)
+    play.loaded(4, "a", **SLID)
+    play.leaves(5, "1")
+    assert play.arrives(6, "2", "c", size=4) == [evict("a", "c", "offload", idle=1)]
+    # The books have 15.5 GiB for it, as they had before.
+    assert play.unloaded(7, "a") == []
+    assert play.ticks(8.5) == [load("c", "2", size=4, waited=2.5)]
+
+
 def test_in_a_bin_of_unknown_size_a_part_is_put_up_with() -> None:
     play = Play(capacity=None)
     play.arrives(0, "1", "a")
