@@ -107,7 +107,7 @@ def test_what_was_there_before_a_model_is_no_reason_that_it_goes() -> None:
     play.reads(2, 3)
     play.arrives(3, "1", "huge")
     play.loaded(4, "huge", footprint_bytes=gib(20.5), reported_bytes=gib(20.5))
-    play.leaves(5, "1")
+    assert play.leaves(5, "1") == []
     assert play.reads(6, 23.5) == []
     assert play.reads(7, 23.5) == []
 
@@ -486,6 +486,21 @@ def test_a_load_that_ran_out_is_tried_again_with_more_room_after_a_pause() -> No
     assert cause_of(play, "1") == (Cause.BACKING_OFF, 2)
     assert play.wakes_at() == 2
     assert play.ticks(2) == [load("a", "1", size=16 * 1.15, waited=2)]
+
+
+def test_failures_before_a_load_that_went_well_in_part_are_not_counted_on() -> None:
+    play = Play()
+    play.arrives(0, "1", "huge")
+    for at, again in [(1, 2), (3, 5)]:
+        play.load_fails(at, "huge", "out of memory", oom=True)
+        play.sees(at + 0.1)
+        assert len(play.ticks(again)) == 1
+    play.loaded(6, "huge", **SLID | {"size_bytes": gib(40)})
+    play.leaves(7, "1")
+    play.released(8, "huge")
+    play.unloaded(9, "huge")
+    play.arrives(10, "2", "huge")
+    assert play.load_fails(11, "huge", "out of memory", oom=True) == []
 
 
 def test_it_is_booked_with_no_more_than_there_is() -> None:
