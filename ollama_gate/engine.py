@@ -30,8 +30,8 @@ LOOK_FIRST_S, LOOK_LAST_S = 0.02, 0.25
 """How soon after an unload `/api/ps` is looked at, and how often in the end."""
 
 ASK_AGAIN_S: Final = 6.0
-"""A model still listed after this long is asked to go once more; Ollama itself may wait five
-seconds for the memory of another to come back before it turns to the next."""
+"""A model still listed after this long, for each that is listed, is asked to go once more: Ollama
+may wait five seconds for the memory of one to come back before it turns to the next."""
 
 ASKED: Final = 2
 """How often a model is asked to go."""
@@ -123,11 +123,14 @@ class Engine:
 
     async def _seen_gone(self, model: ModelKey) -> bool:
         loop = asyncio.get_running_loop()
-        until, pause_s = loop.time() + ASK_AGAIN_S, LOOK_FIRST_S
-        while loop.time() < until:
+        began, limit_s, pause_s = loop.time(), ASK_AGAIN_S, LOOK_FIRST_S
+        while loop.time() < began + limit_s:
             await asyncio.sleep(pause_s)
-            if all(resident.model != model for resident in await self._registry.residents()):
+            residents = await self._registry.residents()
+            if all(resident.model != model for resident in residents):
                 return True
+            # They may all be on their way out, and one goes after the other.
+            limit_s = ASK_AGAIN_S * len(residents)
             pause_s = min(pause_s * 2, LOOK_LAST_S)
         return False
 

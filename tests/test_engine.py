@@ -2,7 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from itertools import count
+from typing import Any
 
 import pytest
 
@@ -333,6 +335,28 @@ async def test_a_runner_that_was_given_up_is_seen_again_when_a_name_reaches_it(
     assert await registry.residents() == ()
     assert isinstance(await load(engine, registry), Loaded)
     assert len(await registry.residents()) == 1
+
+
+async def test_a_model_has_as_long_to_go_as_all_that_may_go_before_it(
+    upstream: Upstream,
+    registry: Registry,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rooms, "ASK_AGAIN_S", 0.3)
+    for name in (SMALL, "llama3.1:8b", "qwen2.5:7b"):
+        await upstream.load(name, Launch(), embedding=False, keep_alive="-1s")
+    listed, looks = await upstream.residents(), count(1)
+
+    async def residents() -> list[Mapping[str, Any]]:
+        # By the fifth look more time has passed than one model alone would have.
+        return listed if next(looks) < 5 else [one for one in listed if one["name"] != SMALL]
+
+    monkeypatch.setattr(upstream, "residents", residents)
+    key = await key_of(registry, SMALL)
+    unload = Unload(bin=HERE, model=key, name=SMALL, reason=Expired(idle_s=1, keep_alive_s=1))
+    assert await engine.unload(unload) is True
+    assert upstream.asked_to_go == 1
 
 
 async def test_a_model_that_no_name_reaches_is_given_up(
