@@ -25,6 +25,16 @@ async def test_who_has_seen_nothing_of_an_answer_is_asked_for_again_and_sees_no_
     assert "unload broken" in reasons
 
 
+async def test_who_loses_two_runners_is_told_so_in_ollamas_own_words(
+    http: Http, site: Site, ollama: SimulatedOllama
+) -> None:
+    ollama.faults.kill_runner_after(SMALL, 2, OOM)
+    ollama.faults.kill_runner_in_prompt(SMALL, OOM)
+    code, body = await post(http, f"{site.url}/api/generate", generate(SMALL, stream=False))
+    assert code == 500
+    assert OOM in json.loads(body)["error"]
+
+
 async def test_a_stream_that_ends_in_an_error_is_left_as_it_is_and_its_runner_let_go(
     http: Http, site: Site, ollama: SimulatedOllama
 ) -> None:
