@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from ollama_gate import wire
 from ollama_gate.simulator import SimulatedOllama
 from ollama_gate.site import Site
 from tests.conftest import MakeOllama, MakeSite
@@ -68,6 +69,23 @@ async def test_on_every_native_route_less_context_is_served_with_what_is_there(
     trained = 2048
     assert contexts(site) == [trained if "embed" in path else 8192]
     assert ollama.counters.loads == 1
+
+
+async def test_a_context_that_is_resident_already_is_sent_as_the_client_spelled_it(
+    http: Http, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: list[bytes] = []
+
+    def with_context(body: bytes, place: wire.Place, num_ctx: int) -> bytes:
+        replaced.append(body[place.start : place.end] + b" by %d" % num_ctx)
+        return body
+
+    monkeypatch.setattr(wire, "with_context", with_context)
+    for spelled in ("8192", "8192.0", "8.192e3", "2e3"):
+        body = f'{{"model":"{SMALL}","prompt":"a","options":{{"num_ctx":{spelled}}}}}'
+        async with http.post(f"{site.url}/api/generate", data=body) as response:
+            await response.read()
+    assert replaced == [b"2e3 by 8192"]
 
 
 async def test_who_needs_no_more_than_ollama_gives_shares_with_those_who_name_none(
