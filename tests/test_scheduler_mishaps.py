@@ -362,6 +362,31 @@ def test_on_a_cpu_nothing_slides() -> None:
     assert play.loaded(1, "a", **SLID) == [forward("1", 1)]
 
 
+def on_the_cpu(play: Play, at: float, model: str) -> Any:
+    """A load of which Ollama says that nothing is on a card."""
+    return play.loaded(at, model, footprint_bytes=gib(4), reported_bytes=0, size_bytes=gib(4))
+
+
+def test_where_nothing_was_ever_on_a_card_there_may_be_none_and_nothing_is_mended() -> None:
+    play = Play(tau_s=PATIENT)
+    play.arrives(1, "1", "c")
+    told = warn("c", share=1.0, wanted=5.46484375, there=24)
+    assert on_the_cpu(play, 2, "c") == [told, forward("1", 1, offload=1.0)]
+    assert play.leaves(3, "1") == []
+    # Beside it there is room for others, and nobody goes for them.
+    assert play.arrives(4, "2", "d") == [load("d", "2", free=20, alone=False)]
+
+
+def test_once_something_was_on_a_card_what_is_not_is_loaded_again() -> None:
+    play = Play(tau_s=PATIENT)
+    play.arrives(1, "1", "d")
+    play.loaded(2, "d", footprint_bytes=gib(4), reported_bytes=gib(4), size_bytes=gib(4))
+    play.leaves(3, "1")
+    play.arrives(4, "2", "c")
+    again = Offloaded(share=1.0, wanted_bytes=gib(5.46484375), again=True)
+    assert let_go("c", again) in on_the_cpu(play, 5, "c")
+
+
 def test_an_adopted_model_that_slid_is_told_of_and_loaded_again_for_whoever_comes() -> None:
     play = Play()
     assert play.sees(1, a_resident("a", size=8, whole=16)) == [warn("a", 0.5, 16, 24)]

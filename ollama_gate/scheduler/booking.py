@@ -137,9 +137,9 @@ class Booking(State):
 
     def _became_resident(self, runner: Runner, loaded: ev.Loaded) -> None:
         self._interrupted.pop(runner.model, None)
-        runner.take(loaded.footprint_bytes, loaded.reported_bytes, loaded.size_bytes)
+        self._take(runner, loaded.footprint_bytes, loaded.reported_bytes, loaded.size_bytes)
         if loaded.reported_bytes is not None:
-            self.recovery.loaded(runner.key, whole=not runner.offload)
+            self.recovery.loaded(runner.key, whole=not runner.slid)
         if loaded.num_ctx is not None:
             runner.take_context(loaded.num_ctx)
         if runner.launch.num_ctx is None and runner.num_ctx is not None:
@@ -256,7 +256,9 @@ class Booking(State):
                     runner.named_ctx = resident.named_ctx
                 elif resident.num_ctx is not None:
                     runner.take_context(resident.num_ctx)
-                runner.take(resident.footprint_bytes, resident.reported_bytes, resident.size_bytes)
+                self._take(
+                    runner, resident.footprint_bytes, resident.reported_bytes, resident.size_bytes
+                )
             case RunnerState.LEAVING, ev.Resident():
                 # Somebody loaded it again behind the gate's back.
                 del self.runners[runner.bin.id, runner.model]
@@ -287,9 +289,21 @@ class Booking(State):
             ready_at=self.now,
             idle_since=self.now,
         )
-        runner.take(resident.footprint_bytes, resident.reported_bytes, resident.size_bytes)
+        self._take(runner, resident.footprint_bytes, resident.reported_bytes, resident.size_bytes)
         books.adopt(runner, self.in_bin(resident.bin))
         runner.foreign_least_bytes = books.foreign_bytes
+
+    def _take(
+        self,
+        runner: Runner,
+        footprint_bytes: int | None,
+        reported_bytes: int | None,
+        size_bytes: int | None,
+    ) -> None:
+        runner.take(footprint_bytes, reported_bytes, size_bytes)
+        books = self.books[runner.bin.id]
+        books.card_seen = books.card_seen or bool(reported_bytes)
+        runner.card_seen = books.card_seen or books.live
 
     def _close(self) -> None:
         self.closing = True

@@ -82,7 +82,7 @@ def shortfall(
 
 def slides(staying: Iterable[Runner]) -> bool:
     """Whether one of them is on the CPU in part: while its memory is not back nothing else fits."""
-    return any(runner.offload for runner in staying)
+    return any(runner.slid for runner in staying)
 
 
 def in_others_hands(need: Need, books: Books) -> int:

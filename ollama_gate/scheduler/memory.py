@@ -50,6 +50,7 @@ class Runner:
         ready_at: when it became resident.
         served: how many requests it has been given since.
         size_bytes: all of it, on the card or not, as Ollama tells; `None` before it has.
+        card_seen: whether anything has shown that its bin is a card.
         foreign_least_bytes: the least that others used since it began.
         used_before_bytes: the reading at the moment Ollama stopped listing it.
         last_used_bytes: the reading before the present one, while its memory is awaited.
@@ -78,6 +79,7 @@ class Runner:
     idle_since: float = 0.0
     served: int = 0
     size_bytes: int | None = None
+    card_seen: bool = False
     foreign_least_bytes: int = 0
     used_before_bytes: int | None = None
     last_used_bytes: int | None = None
@@ -108,6 +110,11 @@ class Runner:
         if self.bin.cpu or self.launch.chooses_layers or not self.size_bytes:
             return 0.0
         return max(0.0, 1.0 - self.reported_bytes / self.size_bytes)
+
+    @property
+    def slid(self) -> bool:
+        """Whether it is on the CPU though there is a card that it could have been on."""
+        return self.offload > 0 and (self.card_seen or self.reported_bytes > 0)
 
     @property
     def wanted_bytes(self) -> int:
@@ -170,6 +177,8 @@ class Books:
         shown_bytes: what the last reading showed of it.
         steady_bytes: what others have used, or about that much, for some time.
         steady_since: since when.
+        card_seen: whether Ollama ever had something on it: a budget may be of a machine without a
+            card.
     """
 
     bin: Bin
@@ -179,6 +188,7 @@ class Books:
     shown_bytes: int = 0
     steady_bytes: int = 0
     steady_since: float = 0.0
+    card_seen: bool = False
 
     @property
     def live(self) -> bool:

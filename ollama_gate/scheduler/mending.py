@@ -28,7 +28,7 @@ class Mending(Booking):
                 continue
             # Whoever it serves already may end; where it may not serve nobody is added to them.
             judged = runner.idle or self.policy.offload is Offload.REFUSE
-            if self.whole and judged and self.is_wanted(runner):
+            if self.whole and judged and runner.slid and self.is_wanted(runner):
                 self._condemn_if_partial(runner)
             if runner.usable and not runner.told:
                 runner.told = True
