@@ -335,7 +335,7 @@ async def test_an_encoder_without_room_goes_to_the_cpu_before_anybody_is_told() 
 
 
 async def test_memory_taken_under_an_answer_breaks_it_off_and_lets_every_model_go() -> None:
-    async with world(speed=50.0, load_bandwidth=1e12) as (sim, session):
+    async with world(speed=10.0, load_bandwidth=1e12) as (sim, session):
         await load(session, SMALL)
         body = {"model": CHAT, "prompt": "hi", "options": {"num_predict": 4000}}
         async with session.post("/api/generate", json=body) as response:

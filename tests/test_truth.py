@@ -149,7 +149,7 @@ async def blind(
     http: Http, make_ollama: MakeOllama, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[MakePlay]:
     """The same before a card of which the gate knows its size alone, as on another machine."""
-    monkeypatch.setattr("ollama_gate.site._is_local", lambda _: False)
+    monkeypatch.setattr("ollama_gate.gpu.is_here", lambda _: False)
     async with contextlib.AsyncExitStack() as stack:
 
         async def make(**more: Any) -> Play:
