@@ -140,3 +140,9 @@ def _valid(host: str, namespace: str, model: str, tag: str) -> Name | None:
     ):
         return Name(host=host, namespace=namespace, model=model, tag=tag)
     return None
+
+
+def key_of(name: str) -> str:
+    """What all spellings of a name have in common; what is no name is only like itself."""
+    parsed = parse(name)
+    return parsed.key if parsed else name

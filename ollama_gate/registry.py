@@ -107,7 +107,7 @@ class Registry:
         self._sized: dict[str, _Sizes] = {}
         self._given_up: set[ModelKey] = set()
         self._wanted: dict[tuple[ModelKey, str, Launch, frozenset[str]], _Wants] = {}
-        self._models = {_key(name): model for name, model in config.models.items()}
+        self._models = {names.key_of(name): model for name, model in config.models.items()}
 
     def card_has(self, total_bytes: int) -> None:
         """Take in how much memory the card has: Ollama's automatic context depends on it."""
@@ -197,7 +197,7 @@ class Registry:
         arrived_at: float,
     ) -> Request:
         """What a client's request means to the scheduler."""
-        own = self._models.get(_key(ask.model))
+        own = self._models.get(names.key_of(ask.model))
         wants, least_ctx, exact = self._widened(facts, ask)
         resolved = wants.resolved
         idle_s = own.keep_alive_s if own else None
@@ -266,7 +266,7 @@ class Registry:
     def parallel(self, facts: Facts) -> int:
         """How many requests one runner of a model may serve at once."""
         slots = footprint.parallel_of(facts, self._settings.num_parallel)
-        own = self._models.get(_key(facts.name))
+        own = self._models.get(names.key_of(facts.name))
         return min(slots, own.max_concurrent) if own and own.max_concurrent else slots
 
     async def residents(self) -> tuple[Resident, ...]:
@@ -411,15 +411,10 @@ class Registry:
         return replace(need, load_s=self._experience.load_s(facts.key)), source
 
     def _configured_bytes(self, facts: Facts) -> int | None:
-        own: ModelConfig | None = self._models.get(_key(facts.name))
+        own: ModelConfig | None = self._models.get(names.key_of(facts.name))
         return own.vram_bytes if own else None
 
 
 def _nameless(line: footprint.Resident) -> Facts:
     """Deleted or replaced since it was loaded, before the gate ever saw it."""
     return Facts(key=ModelKey(line.digest or line.name), name=line.name, size_bytes=line.size_bytes)
-
-
-def _key(name: str) -> str:
-    parsed = names.parse(name)
-    return parsed.key if parsed else name

@@ -179,8 +179,10 @@ def _read_memory(
 
 
 def _with_loaded(memory: Memory, model: str, loaded: Sequence[Resident]) -> Memory:
-    own = sum(_taken(each, memory) for each in loaded if _key(each.name) == _key(model))
-    others = [each for each in loaded if _key(each.name) != _key(model)]
+    own = sum(
+        _taken(each, memory) for each in loaded if names.key_of(each.name) == names.key_of(model)
+    )
+    others = [each for each in loaded if names.key_of(each.name) != names.key_of(model)]
     free_bytes = memory.free_bytes
     return replace(
         memory,
@@ -228,7 +230,9 @@ def _report(
     settings = _settings(config.upstream, config.vram.safety, asked, memory, version)
     launch = Launch(num_ctx=asked.num_ctx)
     whole = footprint.estimate(facts, launch, settings, on_cpu_bin=memory.cpu)
-    own = {_key(name): model for name, model in config.models.items()}.get(_key(facts.name))
+    own = {names.key_of(name): model for name, model in config.models.items()}.get(
+        names.key_of(facts.name)
+    )
     report = Report(
         model=facts.name,
         estimate=whole,
@@ -271,8 +275,3 @@ def _settings(
         safety=safety,
         version=version,
     )
-
-
-def _key(name: str) -> str:
-    parsed = names.parse(name)
-    return parsed.key if parsed else name

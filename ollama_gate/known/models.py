@@ -89,7 +89,7 @@ class Known:
         """
         if names.is_cloud(name):
             return None
-        key = _key(name)
+        key = names.key_of(name)
         strict = strict or bool(self._changing[key] or self._changing[_ANY])
         since = self._clock() - (0.0 if strict else BELIEVED_S)
         try:
@@ -269,7 +269,7 @@ class Known:
         Args:
             changed: as a client spelled them; none if they cannot be told.
         """
-        keys = {key for name in changed for key in (_key(name), listed_key(name))} or {_ANY}
+        keys = {key for name in changed for key in (names.key_of(name), listed_key(name))} or {_ANY}
         self._changing.update(keys)
         self.forget()
         try:
@@ -283,8 +283,3 @@ class Known:
 
 def _pair(line: footprint.Resident) -> tuple[str, str]:
     return line.name, line.digest
-
-
-def _key(name: str) -> str:
-    parsed = names.parse(name)
-    return parsed.key if parsed else name
