@@ -17,7 +17,7 @@ from ollama_gate.estimate.report import Memory, Report, Row, contexts, fit
 from ollama_gate.footprint import Facts, Resident, Settings
 from ollama_gate.known import Known
 from ollama_gate.ollama import Ollama
-from ollama_gate.scheduler.memory import DEFAULT_RESERVE_BYTES, DEFAULT_RESERVE_SHARE
+from ollama_gate.scheduler.memory import reserve_of
 from ollama_gate.scheduler.types import Launch, ModelKey
 
 
@@ -165,8 +165,7 @@ def _read_memory(
 ) -> Memory:
     """What is read, less a reserve; a configured budget is a cap on that, as in admission."""
     total_bytes = reading.total_bytes
-    if reserve_bytes is None:
-        reserve_bytes = max(DEFAULT_RESERVE_BYTES, int(total_bytes * DEFAULT_RESERVE_SHARE))
+    reserve_bytes = reserve_of(total_bytes, reserve_bytes)
     readable_bytes = max(0, total_bytes - reserve_bytes)
     return Memory(
         source=reading.source,

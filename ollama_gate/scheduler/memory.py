@@ -34,6 +34,13 @@ OVERHEAD_MAX_BYTES = 1500 * 2**20
 """No process holds more on a card than this beyond what Ollama tells of it."""
 
 
+def reserve_of(total_bytes: int, reserve_bytes: int | None) -> int:
+    """What of so much is kept free; without a figure the larger of 1 GiB and 5 %."""
+    if reserve_bytes is not None:
+        return reserve_bytes
+    return max(DEFAULT_RESERVE_BYTES, int(total_bytes * DEFAULT_RESERVE_SHARE))
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Runner:
     """One model in one bin, from the moment its load is ordered until its memory is seen back.
@@ -208,9 +215,7 @@ class Books:
     def _readable_bytes(self) -> int | None:
         if self.total_bytes is None:
             return None
-        reserve = self.bin.reserve_bytes
-        if reserve is None:
-            reserve = max(DEFAULT_RESERVE_BYTES, int(self.total_bytes * DEFAULT_RESERVE_SHARE))
+        reserve = reserve_of(self.total_bytes, self.bin.reserve_bytes)
         return max(0, self.total_bytes - reserve)
 
     def measure(self, total_bytes: int, used_bytes: int, runners: Collection[Runner]) -> None:
