@@ -32,7 +32,8 @@ from ollama_gate.footprint import (
     read_ps,
     read_show,
 )
-from ollama_gate.scheduler.types import Launch, ModelKey
+from ollama_gate.scheduler.types import Launch
+from tests.models import model
 
 DATA = Path(__file__).parent / "data"
 
@@ -64,30 +65,6 @@ for _name, _info in load_json("model_info.json").items():
     _shape = read_show(_name, {"model_info": _info}, 0).shape
     assert _shape is not None
     SHAPES[_name] = _shape
-
-
-def model(**changes: Any) -> Facts:
-    """A dense model of 4 GB: 32 layers, 8 of 32 heads kept, 128 wide."""
-    shape = Shape(
-        kv_heads=(8,) * 32,
-        heads=32,
-        embedding_length=4096,
-        key_length=128,
-        value_length=128,
-        feed_forward_length=14336,
-        local=(False,) * 32,
-    )
-    facts = Facts(
-        key=ModelKey("sha256-aa"),
-        name="m",
-        size_bytes=4_000_000_000,
-        architecture="llama",
-        context_length=131_072,
-        shape=shape,
-        weights_bytes=3_900_000_000,
-        tensors_bytes=3_990_000_000,
-    )
-    return replace(facts, **changes)
 
 
 # Shapes

@@ -24,7 +24,6 @@ from ollama_gate.footprint import (
     Overhead,
     Seen,
     Settings,
-    Shape,
     Shown,
     batch_of,
     estimate,
@@ -35,35 +34,12 @@ from ollama_gate.footprint import (
 from ollama_gate.footprint.learning import KEPT_CONTEXTS, era, hides_a_cache
 from ollama_gate.footprint.sightings import Sightings
 from ollama_gate.scheduler.types import Launch, ModelKey
+from tests.models import model
 
 DATA = Path(__file__).parent / "data"
 
 SMALL = Settings(total_bytes=12 * GIB, version="0.32.15")
 SEEN = 4_600_000_000
-
-
-def model(**changes: Any) -> Facts:
-    """A dense model of 4 GB: 32 layers, 8 of 32 heads kept, 128 wide."""
-    shape = Shape(
-        kv_heads=(8,) * 32,
-        heads=32,
-        embedding_length=4096,
-        key_length=128,
-        value_length=128,
-        feed_forward_length=14336,
-        local=(False,) * 32,
-    )
-    facts = Facts(
-        key=ModelKey("sha256-aa"),
-        name="m",
-        size_bytes=4_000_000_000,
-        architecture="llama",
-        context_length=131_072,
-        shape=shape,
-        weights_bytes=3_900_000_000,
-        tensors_bytes=3_990_000_000,
-    )
-    return replace(facts, **changes)
 
 
 def sliding() -> Facts:
