@@ -24,6 +24,7 @@ from ollama_gate.scheduler.commands import (
     Forward,
     Load,
     Offloaded,
+    Prewarm,
     Refuse,
     Unload,
     Warn,
@@ -471,6 +472,9 @@ class Gate:
                 self._spawn(self._carry_out_load(command))
             case Warn():
                 self._note_partial(command)
+            case Prewarm():
+                # Nothing here can read an upstream's files.
+                pass
             case Unload():
                 self._note_unload(command)
                 self._spawn(self._carry_out_unload(command))

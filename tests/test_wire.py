@@ -580,6 +580,8 @@ def test_what_no_second_try_can_help_says_so() -> None:
             503,
             "server busy, please try again.  maximum pending requests exceeded",
         ),
+        (Refusal.CLIENT_FULL, 429, "as many of this client's requests wait as may"),
+        (Refusal.DEADLINE, 504, "the request waited for longer than it may"),
         (Refusal.LOAD_FAILED, 500, "the model could not be loaded"),
         (Refusal.UPSTREAM_AWAY, 502, "the upstream does not answer"),
         (Refusal.CANCELLED, 499, "request canceled"),

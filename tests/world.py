@@ -24,6 +24,7 @@ from ollama_gate.scheduler.commands import (
     Forward,
     Load,
     Offloaded,
+    Prewarm,
     Refuse,
     Unload,
     Warn,
@@ -804,7 +805,7 @@ class World:
                     self._forward(command)
                 case Refuse():
                     self._refuse(command)
-                case Warn():
+                case Warn() | Prewarm():
                     pass
         self._serves_whom_it_was_loaded_for()
         self._nobody_waits_for_a_free_slot()

@@ -140,4 +140,16 @@ class Refuse:
     there_bytes: int | None = None
 
 
-Command = Load | Unload | Forward | Refuse | Warn
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prewarm:
+    """Read a model's file into the page cache, while it waits for its turn: a hint, no promise.
+
+    At most one at a time for each upstream, and none while it loads.
+    """
+
+    bin: BinId
+    model: ModelKey
+    name: str
+
+
+Command = Load | Unload | Forward | Refuse | Warn | Prewarm

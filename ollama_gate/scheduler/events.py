@@ -17,9 +17,14 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """A request is over, whichever way: served, failed, refused, or its client gone."""
+    """A request is over, whichever way: served, failed, refused, or its client gone.
+
+    Attributes:
+        completed: its answer ended by itself, so that its time tells something.
+    """
 
     id: RequestId
+    completed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +143,7 @@ class Resident:
     named_ctx: int | None = None
     parallel: int = 1
     size_bytes: int | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ Plain frozen records. Nothing here knows of HTTP, of clocks or of a card; sizes 
 times are seconds on whatever monotonic clock the caller uses.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -123,6 +124,11 @@ class Request:
         default_keep_alive_s: the limit a runner starts with if this request causes its load.
         accepted: accepted before, and tried again; it does not count against the queue's size
             again.
+        deadline_at: it is dropped if it still waits then; `inf` for never.
+        service_s: how long answers of its model took in earlier lives, if that is known.
+        pinned: its model is never evicted, nor unloaded for having idled.
+        variants: what differs where another bin's upstream is set up differently (its slots, its
+            automatic context); `needs` counts only in the request itself.
     """
 
     id: RequestId
@@ -142,6 +148,14 @@ class Request:
     keep_alive_s: float | None = None
     default_keep_alive_s: float = 300.0
     accepted: bool = False
+    deadline_at: float = math.inf
+    service_s: float | None = field(default=None, compare=False)
+    pinned: bool = False
+    variants: Mapping[BinId, "Request"] = field(default_factory=dict, compare=False)
+
+    def at(self, bin_id: BinId) -> "Request":
+        """The same request as one bin's upstream sees it."""
+        return self.variants.get(bin_id, self) if self.variants else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,27 +192,72 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The scheduler's parameters.
+    """The scheduler's parameters. Times in seconds; triples are high, normal, low.
 
     Attributes:
-        tau_s: patience of high, normal and low: how long a request may be passed over.
+        weights: what one second of waiting is worth.
+        tau_s: patience: nobody is overdue before it ends.
+        tau_cap_s: whoever has waited for so long is overdue, whatever the load.
+        beta: patience stretches, up to `tau_cap_s`, to this times the work that waits before a
+            newcomer of the class: an overloaded gate must not degenerate into first-come.
         kappa: quantum of a runner that still has waiting work, in units of the load times that
-            replacing it costs; before that not even impatience takes its memory.
+            replacing it costs; before that not even an overdue request takes its memory.
+        kappa_hi: the same against a challenger of a higher class than anybody who waits for it.
+        finish: a runner whose waiting work is shorter than so many such swaps may finish it, ...
+        stretch: ... within this times its quantum.
+        k_load: so many other models may be loaded in a bin before an overdue request's.
+        k_slot: so many others may start on a runner before an overdue request.
+        aging: how much faster a second counts for one that has waited for as long as its patience.
+        half_life_s: of the arrival rates.
+        ewma_service: weight of the latest service time in the mean.
+        ewma_load: weight of the latest load or unload time in the mean.
+        first_service_s: service time of a model never served before.
+        first_load_s: load time of one never loaded, and ...
+        first_load_bytes_per_s: ... how fast its memory fills in addition.
+        first_unload_s: unload time where none was seen.
+        oom_growth: what a model is booked with after it ran out of memory, of what it was before.
+        oom_tries: how often its load may run out of memory before its requests are refused.
+        oom_backoff_s: the first and the longest pause before it is tried again; it doubles.
         queue_max_size: how many requests may wait.
+        queue_max_per_client: how many of one client may, 0 for no limit of its own.
+        max_concurrent: how many may run over all models, 0 for no limit of its own.
         keep_alive_s: how long a runner that the gate did not load may idle.
         recovery_s: how long memory is awaited after an unload before what is missing is booked
             as somebody else's (Ollama v0.32.15 waits as long).
         unread_recovery_s: how long it is awaited on a card that nobody reads.
         offload: what becomes of a model that Ollama put on the CPU in part.
+        prewarm: whether a model's file is to be read ahead while it waits for its turn.
     """
 
+    weights: tuple[float, float, float] = (36.0, 6.0, 1.0)
     tau_s: tuple[float, float, float] = (20.0, 120.0, 300.0)
+    tau_cap_s: tuple[float, float, float] = (120.0, 600.0, 1800.0)
+    beta: float = 1.0
     kappa: float = 6.0
+    kappa_hi: float = 4.0
+    finish: float = 2.0
+    stretch: float = 2.0
+    k_load: int = 3
+    k_slot: int = 8
+    aging: float = 1.0
+    half_life_s: float = 120.0
+    ewma_service: float = 0.2
+    ewma_load: float = 0.3
+    first_service_s: float = 4.0
+    first_load_s: float = 1.2
+    first_load_bytes_per_s: float = 3e9
+    first_unload_s: float = 0.8
+    oom_growth: float = 1.15
+    oom_tries: int = 3
+    oom_backoff_s: tuple[float, float] = (1.0, 8.0)
     queue_max_size: int = 1000
+    queue_max_per_client: int = 0
+    max_concurrent: int = 0
     keep_alive_s: float = 300.0
     recovery_s: float = 5.0
     unread_recovery_s: float = 0.0
     offload: Offload = Offload.AUTO
+    prewarm: bool = False
 
 
 class RunnerState(Enum):
@@ -216,6 +275,10 @@ class Refusal(Enum):
     """Why a request is turned away."""
 
     QUEUE_FULL = "queue_full"
+    CLIENT_FULL = "client_full"
+    """One client has as many waiting as it may."""
+    DEADLINE = "deadline"
+    """It waited for longer than it, or the queue, allows."""
     LOAD_FAILED = "load_failed"
     NEVER_FITS = "never_fits"
     """Only where a model may not be on the CPU in part."""

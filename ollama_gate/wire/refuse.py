@@ -79,7 +79,7 @@ def refusal(
 ) -> Answer:
     """The scheduler's refusal as an answer; an upstream's own `status` and `text` go first.
 
-    Who is told that a model never fits need not ask again.
+    Who is told that a model never fits, or has waited for too long, need not ask again.
     """
     own_status, own_text = _default(reason)
     return refuse(
@@ -87,7 +87,7 @@ def refusal(
         own_status if status is None else status,
         own_text if text is None else text,
         retry_after_s=retry_after_s,
-        retryable=reason is not Refusal.NEVER_FITS,
+        retryable=reason not in {Refusal.NEVER_FITS, Refusal.DEADLINE},
         request_id=request_id,
     )
 
@@ -140,6 +140,10 @@ def _default(reason: Refusal) -> tuple[int, str]:
     match reason:
         case Refusal.QUEUE_FULL:
             return HTTPStatus.SERVICE_UNAVAILABLE, QUEUE_FULL_TEXT
+        case Refusal.CLIENT_FULL:
+            return HTTPStatus.TOO_MANY_REQUESTS, "as many of this client's requests wait as may"
+        case Refusal.DEADLINE:
+            return HTTPStatus.GATEWAY_TIMEOUT, "the request waited for longer than it may"
         case Refusal.LOAD_FAILED:
             return HTTPStatus.INTERNAL_SERVER_ERROR, "the model could not be loaded"
         case Refusal.NEVER_FITS:
