@@ -586,6 +586,7 @@ def test_what_no_second_try_can_help_says_so() -> None:
         (Refusal.UPSTREAM_AWAY, 502, "the upstream does not answer"),
         (Refusal.CANCELLED, 499, "request canceled"),
         (Refusal.SHUTTING_DOWN, 503, "the gate is shutting down"),
+        (Refusal.NEVER_FITS, 507, "the model does not fit into GPU memory"),
     ],
 )
 def test_every_refusal_has_a_status_and_words(reason: Refusal, status: int, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, assert_never
@@ -81,7 +82,7 @@ def refusal(
 
     Who is told that a model never fits, or has waited for too long, need not ask again.
     """
-    own_status, own_text = _default(reason)
+    own_status, own_text = _DEFAULTS[reason]
     return refuse(
         dialect,
         own_status if status is None else status,
@@ -136,26 +137,29 @@ def broken_line(text: str | None = None) -> bytes:
     return _go_json({"error": RUNNER_DIED_TEXT if text is None else text}) + b"\n"
 
 
-def _default(reason: Refusal) -> tuple[int, str]:
-    match reason:
-        case Refusal.QUEUE_FULL:
-            return HTTPStatus.SERVICE_UNAVAILABLE, QUEUE_FULL_TEXT
-        case Refusal.CLIENT_FULL:
-            return HTTPStatus.TOO_MANY_REQUESTS, "as many of this client's requests wait as may"
-        case Refusal.DEADLINE:
-            return HTTPStatus.GATEWAY_TIMEOUT, "the request waited for longer than it may"
-        case Refusal.LOAD_FAILED:
-            return HTTPStatus.INTERNAL_SERVER_ERROR, "the model could not be loaded"
-        case Refusal.NEVER_FITS:
-            return HTTPStatus.INSUFFICIENT_STORAGE, "the model does not fit into GPU memory"
-        case Refusal.UPSTREAM_AWAY:
-            return HTTPStatus.BAD_GATEWAY, "the upstream does not answer"
-        case Refusal.CANCELLED:
-            return CLIENT_CLOSED_REQUEST, CANCELLED_TEXT
-        case Refusal.SHUTTING_DOWN:
-            return HTTPStatus.SERVICE_UNAVAILABLE, "the gate is shutting down"
-        case _:
-            assert_never(reason)
+_DEFAULTS: Final[Mapping[Refusal, tuple[int, str]]] = {
+    Refusal.QUEUE_FULL: (HTTPStatus.SERVICE_UNAVAILABLE, QUEUE_FULL_TEXT),
+    Refusal.CLIENT_FULL: (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "as many of this client's requests wait as may",
+    ),
+    Refusal.DEADLINE: (
+        HTTPStatus.GATEWAY_TIMEOUT,
+        "the request waited for longer than it may",
+    ),
+    Refusal.LOAD_FAILED: (
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "the model could not be loaded",
+    ),
+    Refusal.NEVER_FITS: (
+        HTTPStatus.INSUFFICIENT_STORAGE,
+        "the model does not fit into GPU memory",
+    ),
+    Refusal.UPSTREAM_AWAY: (HTTPStatus.BAD_GATEWAY, "the upstream does not answer"),
+    Refusal.CANCELLED: (CLIENT_CLOSED_REQUEST, CANCELLED_TEXT),
+    Refusal.SHUTTING_DOWN: (HTTPStatus.SERVICE_UNAVAILABLE, "the gate is shutting down"),
+}
+"""Every reason's own status and words; a test sees to it that none is missing."""
 
 
 def _error(dialect: Dialect, status: int, text: str, request_id: str | None) -> tuple[str, bytes]:
