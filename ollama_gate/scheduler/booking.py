@@ -11,7 +11,6 @@ from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Broken, Command, Refuse
 from ollama_gate.scheduler.memory import Runner
 from ollama_gate.scheduler.readings import broken, memory_is_back
-from ollama_gate.scheduler.recovery import LOAD_TRIES
 from ollama_gate.scheduler.serving import launches, take_for_another
 from ollama_gate.scheduler.state import State
 from ollama_gate.scheduler.types import (
@@ -46,7 +45,7 @@ class Booking(State):
             case ev.Arrived():
                 self._arrived(event.request)
             case ev.Left():
-                self._left(event.id)
+                self._left(event)
             case ev.Cancelled():
                 self._cancelled(event.id)
             case ev.Released():
@@ -76,38 +75,65 @@ class Booking(State):
         assert request.needs.keys() <= self.books.keys(), f"unknown bin in {request.needs}"
         assert request.needs, f"{request.id} fits no bin at all"
         assert request.id not in self.running, f"{request.id} runs already"
+        full = None if self.closing else self._full_for(request)
         if self.closing:
             self._refuse(request.id, Refusal.SHUTTING_DOWN)
-        elif self._no_place_for(request):
-            self._refuse(request.id, Refusal.QUEUE_FULL, retry_after_s=self._retry_after_s())
+        elif self.now >= self.line.deadline_at(request):
+            self._refuse(request.id, Refusal.DEADLINE)
+        elif full is not None:
+            self._refuse(request.id, full, retry_after_s=self._retry_after_s(request))
         else:
-            self.line.join(request)
+            self._join(request)
 
-    def _no_place_for(self, request: Request) -> bool:
-        full = len(self.line) >= self.policy.queue_max_size
-        return full and not request.accepted and not self._slot_at_once(request)
+    def _join(self, request: Request) -> None:
+        priority, client = request.priority, request.client
+        waiting = self.line.clients(priority)
+        if client not in waiting:
+            self.fairness.returns(priority, client, waiting)
+        self.line.join(request)
+        self.pace.arrived(request, self.now)
+
+    def _full_for(self, request: Request) -> Refusal | None:
+        """Which limit a request would exceed if it waited; it may not have to."""
+        limit = self.policy.queue_max_per_client
+        reason = None
+        if len(self.line) >= self.policy.queue_max_size:
+            reason = Refusal.QUEUE_FULL
+        elif limit and self.line.waiting_of(request.client) >= limit:
+            reason = Refusal.CLIENT_FULL
+        if reason is None or request.accepted or self._slot_at_once(request):
+            return None
+        return reason
 
     def _slot_at_once(self, request: Request) -> bool:
-        return any(
+        return not self.is_full and any(
             len(runner.running) < runner.parallel and not self.is_draining(runner)
             for runner in self.homes_of(request)
         )
 
-    def _retry_after_s(self) -> float:
-        # The eldest has waited so long for its turn; whoever comes now waits about as long.
-        eldest = self.line.eldest_arrived_at()
-        waited_s = 0.0 if eldest is None else self.now - eldest
-        return min(max(waited_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
+    def _retry_after_s(self, request: Request) -> float:
+        """How long a newcomer of its class would wait now."""
+        backlog_s = self.demand.backlog.seconds[request.priority]
+        return min(max(backlog_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
 
-    def _left(self, request_id: RequestId) -> None:
-        if request_id in self.line:
-            self.line.leave(request_id)
-        elif request_id in self.running:
-            request, bin_id = self.running.pop(request_id)
+    def _left(self, event: ev.Left) -> None:
+        if event.id in self.line:
+            self.line.leave(event.id)
+        elif event.id in self.running:
+            request, bin_id = self.running.pop(event.id)
+            self._settle_account(request, completed=event.completed)
             runner = self.runners.get((bin_id, request.model))
             # Its runner may be gone since, and even another one stand in its place.
-            if runner is not None and runner.running.pop(request_id, None) is not None:
+            if runner is not None and runner.running.pop(event.id, None) is not None:
                 runner.idle_since = self.now
+
+    def _settle_account(self, request: Request, *, completed: bool) -> None:
+        """Charge its client with the time that it took, and learn from it."""
+        charge = self.charges.pop(request.id)
+        took_s = self.now - charge.at
+        self.fairness.ends(request.priority, request.client, charge.expected_s, took_s)
+        if completed:
+            self.pace.served(request.model, took_s)
 
     def _cancelled(self, request_id: RequestId) -> None:
         if request_id in self.line:
@@ -127,7 +153,7 @@ class Booking(State):
                 self._became_resident(runner, loaded)
             case ev.LoadFailed() as failed:
                 assert failed.status in ev.ERROR_STATUSES, f"a failure's status is {failed.status}"
-                if not failed.oom or self._ran_out(runner) >= LOAD_TRIES:
+                if not failed.oom or self._ran_out(runner) >= self.policy.oom_tries:
                     self._refuse_everybody_for(runner, failed)
                 self._gone(runner)
             case ev.Interrupted():
@@ -144,9 +170,21 @@ class Booking(State):
             runner.take_context(loaded.num_ctx)
         if runner.launch.num_ctx is None and runner.num_ctx is not None:
             self.automatic_ctx[runner.bin.id, runner.model] = runner.num_ctx
-        runner.load_s = self.load_seconds[runner.model] = self.now - runner.since
+        runner.load_s = self.now - runner.since
+        self.pace.loaded(runner.bin.upstream, runner.model, runner.load_s)
+        if self._somebody_overdue_for(runner):
+            # The first start of the visit is whom it was made for.
+            self.passed_at_model[runner.model] = self.policy.k_slot
         runner.enter(RunnerState.RESIDENT, self.now)
         runner.ready_at = runner.idle_since = self.now
+
+    def _somebody_overdue_for(self, runner: Runner) -> bool:
+        return any(
+            self.line.overdue(rank.row[0])
+            for group in self.line.groups(runner.model)
+            for rank in group.ranks
+            if rank.row
+        )
 
     def _ran_out(self, runner: Runner) -> int:
         # Ollama has thrown out everything else by then: what is resident must be asked anew.
@@ -159,7 +197,7 @@ class Booking(State):
         # itself may be what brings Ollama down.
         count = self._interrupted.get(runner.model, 0) + 1
         self._interrupted[runner.model] = count
-        if count >= LOAD_TRIES:
+        if count >= self.policy.oom_tries:
             del self._interrupted[runner.model]
             text = f"the upstream stopped answering while it loaded {runner.name}, {count} times"
             self._refuse_everybody_for(runner, ev.LoadFailed(status=500, text=text))
@@ -193,7 +231,13 @@ class Booking(State):
         runner.enter(RunnerState.LEAVING, self.now)
         runner.used_before_bytes, runner.last_used_bytes = books.used_bytes, None
         if not runner.footprint_bytes or self.now >= self._awaited_until(runner):
-            del self.runners[runner.bin.id, runner.model]
+            self._is_back(runner)
+
+    def _is_back(self, runner: Runner) -> None:
+        """Its memory can be had again."""
+        del self.runners[runner.bin.id, runner.model]
+        if runner.asked_at is not None:
+            self.pace.unloaded(runner.bin.upstream, self.now - runner.asked_at)
 
     def _measured(self, event: ev.Measured) -> None:
         books, here = self.books[event.bin], self.in_bin(event.bin)
@@ -207,7 +251,7 @@ class Booking(State):
                 # Those just seen back explain nothing any more.
                 others = [other for other in self.in_bin(event.bin) if other is not runner]
                 if memory_is_back(runner, books, others):
-                    del self.runners[runner.bin.id, runner.model]
+                    self._is_back(runner)
                     # Nobody can tell whose memory came back; the rest is awaited from here,
                     # and for as long as that of the last to go.
                     for other in others:
@@ -284,7 +328,8 @@ class Booking(State):
             keep_alive_s=self.policy.keep_alive_s,
             state=RunnerState.RESIDENT,
             since=self.now,
-            load_s=self.load_guess_s(resident.model, resident.footprint_bytes),
+            load_s=self.pace.load_s(books.bin.upstream, resident.model, resident.footprint_bytes),
+            pinned=resident.pinned,
             began_at=self.now,
             ready_at=self.now,
             idle_since=self.now,

@@ -9,12 +9,74 @@ from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Refusal, Reques
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What it costs to evict a runner, in weighted seconds of waiting.
+
+    Attributes:
+        total: the sum that is compared.
+        waiting: how many wait for it.
+        known: what those will wait for the visit and the reload.
+        predicted: the same of who is expected to arrive meanwhile.
+        behind: what everybody else waits for the reload.
+        reload_s: how long that takes.
+        drain_s: how long what runs on it may still take.
+        rate_per_s: its arrivals.
+    """
+
+    name: str
+    total: float
+    waiting: int
+    known: float
+    predicted: float
+    behind: float
+    reload_s: float
+    drain_s: float
+    rate_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Why a model is loaded next, and why these make room for it.
+
+    Attributes:
+        index: weighted waiting work over the seconds of the visit; the largest is next.
+        work: the weighted waiting work.
+        waiting: how many wait for it.
+        visit_s: unload, load and service of all of them.
+        drain_s: how long the victims may still take.
+        reload_s: what it will cost to load the victims again, as far as they will be wanted.
+        overdue: whether one of them has been passed over for as long as it may be.
+        reserved: whether the bin was kept for that one.
+        passed_over: how many other models were loaded before its.
+        rivals: the best of the others that were weighed, and their indices.
+        victims: what each of them costs.
+    """
+
+    index: float = 0.0
+    work: float = 0.0
+    waiting: int = 0
+    visit_s: float = 0.0
+    drain_s: float = 0.0
+    reload_s: float = 0.0
+    overdue: bool = False
+    reserved: bool = False
+    passed_over: int = 0
+    rivals: tuple[tuple[str, float], ...] = ()
+    victims: tuple[Cost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evicted:
-    """It makes room: for whom, what was missing, and how long it had been idle."""
+    """It makes room: for whom, what was missing, and how long it had been idle.
+
+    Attributes:
+        cost: what it costs, among those that could have gone; `None` where nobody was weighed.
+    """
 
     for_model: str
     shortfall: str
     idle_s: float
+    cost: Cost | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +121,7 @@ class Load:
         missing_bytes: what is not there and will be lacking on the card, 0 where it should fit.
         for_request: whose turn it is.
         waited_s: how long that one has waited.
+        choice: why this model, and why now.
     """
 
     bin: BinId
@@ -71,6 +134,7 @@ class Load:
     for_request: RequestId
     waited_s: float
     missing_bytes: int = 0
+    choice: Choice = field(default=Choice(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,7 +71,7 @@ def _is_for_all(state: State, request: Request) -> bool:
 
 def _alike(state: State, request: Request, books: Books) -> Iterator[Request]:
     for row in state.line.rows(request.model):
-        other = row[0]
+        other = row[0].at(books.bin.id)
         if other.least_ctx is not None and books.bin.id in other.needs:
             other = exact_if_must(state, other, books)
             if _but_for_context(other.launch) == _but_for_context(request.launch):

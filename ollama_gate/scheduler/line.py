@@ -1,38 +1,45 @@
-"""The waiting line: who stands where, and who has been passed over for long enough.
-
-Before its patience ends a request stands by class, then age. Afterwards it is *overdue*: it stands
-before everybody who is not, by the instant at which its patience ended. That instant is fixed on
-arrival, so nobody who comes later can move in front of an overdue request for ever.
+"""The waiting line: who waits for what, in which order, and who has been passed over long enough.
 
 Requests that ask alike for the same model are of one *kind*, and whatever the scheduler asks about
-one holds for all of them. Of each kind only the first, its *head*, can be next; so the line knows
-the heads without looking at everybody, and the work grows with the kinds, not with the requests.
+one holds for all of them; so it looks at kinds, and its work grows with these and not with the
+requests. Of each kind the line knows the number, the ages and the clients without looking at
+everybody.
+
+A request is *overdue* once the latch of its class has passed its arrival. Latches only ever move
+forward, so whoever is overdue stays so; among them the earliest *virtual deadline* is first. That
+is fixed on arrival, so nobody who comes later can move in front of an overdue request for ever.
 """
 
-from bisect import bisect_left, bisect_right, insort
+import heapq
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
-from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Priority, Request, RequestId
+from ollama_gate.scheduler.ranks import Ages, Group, Kind, kind_of
+from ollama_gate.scheduler.types import ModelKey, Priority, Request, RequestId
 
-Kind = tuple[ModelKey, Launch, int | None, int | None, int | None, frozenset[BinId]]
-"""What tells requests apart, as far as it matters which runner may serve them."""
+Place = tuple[float, int]
+"""A virtual deadline and the order of joining: the order of the overdue."""
 
-Rows = tuple[list[Request], list[Request], list[Request]]
-"""A row for each class, the eldest first. Patience is the same for all of a class, so this is the
-order in which they are served at any time, and the overdue among them are those in front."""
+CLASSES = tuple(Priority)
 
 
 class Line:
-    """The requests that wait, in an order that depends on nothing but them and the time."""
+    """The requests that wait, in an order that depends on nothing but them and the latches."""
 
-    def __init__(self, tau_s: tuple[float, float, float]) -> None:
+    def __init__(self, tau_s: tuple[float, float, float], max_wait_s: float = 0.0) -> None:
         self._tau_s = tau_s
+        self._max_wait_s = max_wait_s or math.inf
         self._waiting: dict[RequestId, Request] = {}
         self._sequence: dict[RequestId, int] = {}
         self._count = 0
-        self._everybody = _no_rows()
+        self.everybody = tuple(Ages(self._sequence) for _ in CLASSES)
         # A kind that nobody is of any more is absent.
-        self._kinds: dict[ModelKey, dict[Kind, Rows]] = {}
+        self._groups: dict[ModelKey, dict[Kind, Group]] = {}
+        self._latches = [-math.inf, -math.inf, -math.inf]
+        self._deadlines: list[tuple[float, int, RequestId]] = []
+        self._of_client: dict[str, int] = {}
+        self._active: tuple[dict[str, int], ...] = ({}, {}, {})
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -44,105 +51,160 @@ class Line:
         """In the order in which they joined."""
         return iter(list(self._waiting.values()))
 
+    # ---------------------------------------------------------------- come and go
+
     def join(self, request: Request) -> None:
         """Add a request at the place that its class and age give it."""
         assert request.id not in self._waiting, f"{request.id} waits already"
         self._count += 1
         self._waiting[request.id] = request
         self._sequence[request.id] = self._count
-        kinds = self._kinds.setdefault(request.model, {})
-        for rows in (self._everybody, kinds.setdefault(kind_of(request), _no_rows())):
-            insort(rows[request.priority], request, key=self._age)
+        self._group_of(request).ranks[request.priority].add(request)
+        self.everybody[request.priority].add(request)
+        _count(self._of_client, request.client, 1)
+        _count(self._active[request.priority], request.client, 1)
+        deadline = self.deadline_at(request)
+        if deadline < math.inf:
+            heapq.heappush(self._deadlines, (deadline, self._count, request.id))
 
     def leave(self, request_id: RequestId) -> Request:
         """Take a request out."""
         request = self._waiting.pop(request_id)
-        kind, kinds = kind_of(request), self._kinds[request.model]
-        for rows in (self._everybody, kinds[kind]):
-            row = rows[request.priority]
-            del row[bisect_left(row, self._age(request), key=self._age)]
+        kind, groups = kind_of(request), self._groups[request.model]
+        group = groups[kind]
+        group.ranks[request.priority].remove(request)
+        self.everybody[request.priority].remove(request)
+        _count(self._of_client, request.client, -1)
+        _count(self._active[request.priority], request.client, -1)
         del self._sequence[request_id]
-        if not any(kinds[kind]):
-            del kinds[kind]
-        if not kinds:
-            del self._kinds[request.model]
+        if not len(group):
+            del groups[kind]
+        if not groups:
+            del self._groups[request.model]
         return request
 
-    def patience_ends_at(self, request: Request) -> float:
-        """From then on nobody may be served in its place."""
-        return request.arrived_at + self._tau_s[request.priority]
+    def _group_of(self, request: Request) -> Group:
+        groups = self._groups.setdefault(request.model, {})
+        kind = kind_of(request)
+        group = groups.get(kind)
+        if group is None:
+            groups[kind] = group = Group(kind, self._sequence)
+        return group
 
-    def overdue(self, request: Request, now: float) -> bool:
+    # ---------------------------------------------------------------- patience
+
+    def latch(self, priority: Priority, patience_s: float, now: float) -> None:
+        """Whoever of a class has waited for that long is overdue, from now on and for ever."""
+        row = self.everybody[priority].row
+        count = bisect_right(row, now, key=lambda request: request.arrived_at + patience_s)
+        if count:
+            self._latches[priority] = max(self._latches[priority], row[count - 1].arrived_at)
+
+    def overdue(self, request: Request) -> bool:
         """Whether it has been passed over for as long as it may be."""
-        return now >= self.patience_ends_at(request)
+        return request.arrived_at <= self._latches[request.priority]
 
-    def in_order(self, now: float) -> list[Request]:
-        """Everybody, the next to be served first."""
-        overdue: list[Request] = []
-        others: list[Request] = []
-        for row in self._everybody:
-            count = self._count_overdue(row, now)
-            overdue += row[:count]
-            others += row[count:]
-        return sorted(overdue, key=lambda request: self._place(request, now)) + others
+    def patient_since(self, priority: Priority) -> float | None:
+        """When the eldest came of a class that are not overdue; `None` if there is none."""
+        row = self.everybody[priority].row
+        count = self._count_overdue(row, priority)
+        return row[count].arrived_at if count < len(row) else None
 
-    def heads(self, now: float, model: ModelKey | None = None) -> list[Request]:
-        """The first of each kind, in the order of `in_order`; only those for a model if given."""
-        heads = []
-        for rows in self._rows_of(model):
-            places = [(*self._place(row[0], now), row[0]) for row in rows if row]
-            # No two are at the same place, so requests are never compared.
-            heads.append(min(places))
-        return [head[-1] for head in sorted(heads)]
+    def place(self, request: Request) -> Place:
+        """Where it stands among the overdue: the least is first."""
+        return request.arrived_at + self._tau_s[request.priority], self._sequence[request.id]
+
+    def first_overdue(self, groups: Iterable[Group]) -> Request | None:
+        """Who of some kinds is overdue and has the earliest virtual deadline."""
+        first, least = None, (math.inf, 0)
+        for group in groups:
+            for rank in group.ranks:
+                if rank.row and self.overdue(rank.row[0]):
+                    place = self.place(rank.row[0])
+                    if place < least:
+                        first, least = rank.row[0], place
+        return first
+
+    # ---------------------------------------------------------------- deadlines
+
+    def deadline_at(self, request: Request) -> float:
+        """When it is dropped if it still waits; `inf` for never."""
+        return min(request.deadline_at, request.arrived_at + self._max_wait_s)
+
+    def expired(self, now: float) -> list[Request]:
+        """Those whose deadline has come, in its order; each is told once."""
+        late = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, count, request_id = heapq.heappop(self._deadlines)
+            if self._sequence.get(request_id) == count:
+                late.append(self._waiting[request_id])
+        return late
+
+    def next_deadline(self) -> float:
+        """The next instant at which somebody may have to be dropped; `inf` for never."""
+        while self._deadlines:
+            at, count, request_id = self._deadlines[0]
+            if self._sequence.get(request_id) == count:
+                return at
+            heapq.heappop(self._deadlines)
+        return math.inf
+
+    # ---------------------------------------------------------------- who waits
+
+    def models(self) -> Iterable[ModelKey]:
+        """Those that somebody waits for."""
+        return self._groups.keys()
+
+    def groups(self, model: ModelKey) -> Iterable[Group]:
+        """Those who wait for a model, by kind."""
+        return self._groups.get(model, {}).values()
 
     def rows(self, model: ModelKey | None = None) -> Iterator[Sequence[Request]]:
         """All of one kind and class, the eldest first, for every kind (of a model) and class."""
-        return (row for rows in self._rows_of(model) for row in rows if row)
+        models = self._groups.values() if model is None else (self._groups.get(model, {}),)
+        return (
+            rank.row
+            for groups in models
+            for group in groups.values()
+            for rank in group.ranks
+            if rank.row
+        )
+
+    def in_order(self) -> list[Request]:
+        """Everybody: the overdue by their virtual deadlines, then by class and age."""
+        overdue: list[Request] = []
+        others: list[Request] = []
+        for priority, ages in zip(CLASSES, self.everybody, strict=True):
+            count = self._count_overdue(ages.row, priority)
+            overdue += ages.row[:count]
+            others += ages.row[count:]
+        return sorted(overdue, key=self.place) + others
 
     def as_joined(self, requests: Iterable[Request]) -> list[Request]:
         """Some who wait, in the order in which they joined."""
         return sorted(requests, key=lambda request: self._sequence[request.id])
 
-    def eldest_arrived_at(self) -> float | None:
-        """When the one who has waited for longest came; `None` if nobody waits."""
-        return min((row[0].arrived_at for row in self._everybody if row), default=None)
+    def joined(self, request: Request) -> int:
+        """When it joined, in the order of joining."""
+        return self._sequence[request.id]
 
-    def patience_ends(self, now: float) -> Iterator[float]:
-        """When somebody of a class is overdue next, for each class."""
-        for row in self._everybody:
-            count = self._count_overdue(row, now)
-            if count < len(row):
-                yield self.patience_ends_at(row[count])
+    def waiting_of(self, client: str) -> int:
+        """How many of a client's requests wait."""
+        return self._of_client.get(client, 0)
 
-    def _rows_of(self, model: ModelKey | None) -> Iterator[Rows]:
-        models = self._kinds.values() if model is None else (self._kinds.get(model, {}),)
-        return (rows for kinds in models for rows in kinds.values())
+    def clients(self, priority: Priority) -> Iterable[str]:
+        """Whose requests of a class wait."""
+        return self._active[priority].keys()
 
-    def _count_overdue(self, row: Sequence[Request], now: float) -> int:
-        return bisect_right(row, now, key=self.patience_ends_at)
-
-    def _age(self, request: Request) -> tuple[float, int]:
-        return request.arrived_at, self._sequence[request.id]
-
-    def _place(self, request: Request, now: float) -> tuple[bool, float, Priority, float, int]:
-        sequence = self._sequence[request.id]
-        if self.overdue(request, now):
-            ended_at = self.patience_ends_at(request)
-            return False, ended_at, Priority.HIGH, request.arrived_at, sequence
-        return True, 0.0, request.priority, request.arrived_at, sequence
+    def _count_overdue(self, row: Sequence[Request], priority: Priority) -> int:
+        return bisect_right(row, self._latches[priority], key=_arrival)
 
 
-def kind_of(request: Request) -> Kind:
-    """What a request is like to the scheduler."""
-    return (
-        request.model,
-        request.launch,
-        request.num_ctx,
-        request.least_ctx,
-        request.batch_limit,
-        frozenset(request.needs),
-    )
+def _arrival(request: Request) -> float:
+    return request.arrived_at
 
 
-def _no_rows() -> Rows:
-    return [], [], []
+def _count(counts: dict[str, int], key: str, change: int) -> None:
+    counts[key] = counts.get(key, 0) + change
+    if not counts[key]:
+        del counts[key]

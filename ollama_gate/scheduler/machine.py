@@ -17,6 +17,7 @@ from itertools import takewhile
 
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import (
+    Choice,
     Command,
     Evicted,
     Expired,
@@ -28,7 +29,8 @@ from ollama_gate.scheduler.memory import Books, Runner
 from ollama_gate.scheduler.mending import Mending
 from ollama_gate.scheduler.planning import lacking, plan_all
 from ollama_gate.scheduler.serving import context_to_name
-from ollama_gate.scheduler.state import Held, Plan
+from ollama_gate.scheduler.state import Charge, Held, Plan
+from ollama_gate.scheduler.turns import first_of, take, turn_at
 from ollama_gate.scheduler.types import (
     Bin,
     Policy,
@@ -37,6 +39,8 @@ from ollama_gate.scheduler.types import (
     RunnerState,
     Upstream,
 )
+
+LOADING = RunnerState.LOADING
 
 
 class Machine(Mending):
@@ -74,13 +78,13 @@ class Machine(Mending):
         """
         match event:
             case ev.Arrived():
-                for runner in self.by_name(self.homes_of(event.request)):
-                    if runner.offload:
-                        # Whether it is to serve like that is for a settlement to say.
-                        return False
-                    if event.request.id in self.line and len(runner.running) < runner.parallel:
-                        self._forward(event.request, runner)
-                        return True
+                homes = self.by_load(self.homes_of(event.request))
+                # Whether one in part on the CPU is to serve is for a settlement to say.
+                if not any(runner.offload for runner in homes) and not self.is_full:
+                    for runner in homes[:1]:
+                        if event.request.id in self.line and len(runner.running) < runner.parallel:
+                            self._forward(event.request, runner)
+                            return True
             case ev.Left():
                 self._discard()
                 self._relieve()
@@ -99,6 +103,7 @@ class Machine(Mending):
     def _settle(self) -> None:
         self._stop_awaiting_memory()
         self._refuse_after_outage()
+        self._drop_expired()
         for books in self.books.values():
             books.cover(self.in_bin(books.bin.id))
             books.watch(self.now)
@@ -109,25 +114,48 @@ class Machine(Mending):
             settled = len(self._commands)
             self._judge_partial()
             self._refuse_what_never_fits()
+            self._look()
             plan_all(self)
             self._carry_out()
             self._discard()
             self._relieve()
             self._expire()
 
+    def _look(self) -> None:
+        """See how much waits, and who of them has waited for too long."""
+        here = {r.model for r in self.runners.values() if r.usable or r.state is LOADING}
+        bins = sum(self.is_open(books.bin) for books in self.books.values())
+        self.demand.look(self.now, here, self.least_load_s, bins)
+
     def _carry_out(self) -> None:
-        for bin_id, plan in self.plans.items():
+        for bin_id, plan in list(self.plans.items()):
             if isinstance(plan, Plan):
                 self._make_room(plan, self.books[bin_id])
-        for runner in self.by_name(self.runners.values()):
-            if runner.usable and not self.is_draining(runner) and self.is_open(runner.bin):
+        open_ = [
+            runner
+            for runner in self.runners.values()
+            if runner.usable and self.is_open(runner.bin) and not self.is_draining(runner)
+        ]
+        if self.policy.max_concurrent:
+            self._fill_within_limit(open_)
+        else:
+            for runner in self.by_load(open_):
                 self._fill(runner)
 
     def _expire(self) -> None:
         for runner in self.by_name(self.runners.values()):
-            if self._may_go(runner) and self.now >= runner.expires_at:
+            if self._idles(runner) and self.now >= runner.expires_at:
                 idle_s = self.now - runner.idle_since
                 self._unload(runner, Expired(idle_s=idle_s, keep_alive_s=runner.keep_alive_s))
+
+    def _idles(self, runner: Runner) -> bool:
+        """Whether it may go for having idled: nobody waits for a slot that all share, either."""
+        return self._may_go(runner) and not runner.pinned and not self.is_wanted(runner)
+
+    def _drop_expired(self) -> None:
+        for request in self.line.expired(self.now):
+            self.line.leave(request.id)
+            self._refuse(request.id, Refusal.DEADLINE)
 
     def _stop_awaiting_memory(self) -> None:
         for runner in list(self.runners.values()):
@@ -158,10 +186,12 @@ class Machine(Mending):
         for runner in plan.victims:
             # The same runner may make room for several.
             if runner.resident and runner.idle:
+                costs = {cost.name: cost for cost in plan.choice.victims}
                 reason = Evicted(
                     for_model=request.name,
                     shortfall=str(plan.missing or "other options"),
                     idle_s=self.now - runner.idle_since,
+                    cost=costs.get(runner.name),
                 )
                 self._unload(runner, reason)
         # Elsewhere it is enough that Ollama does not list it; here its memory must be back, too.
@@ -176,9 +206,9 @@ class Machine(Mending):
         )
         if plan.victims or still_listed or lacking(self, request, books, present) is not None:
             return
-        self._load(request, books)
+        self._load(request, books, plan.choice)
 
-    def _load(self, request: Request, books: Books) -> None:
+    def _load(self, request: Request, books: Books, choice: Choice) -> None:
         leaving = self.runners.get((books.bin.id, request.model))
         if leaving is not None:
             # There is room for both: nobody has to wait until it is seen back.
@@ -198,6 +228,7 @@ class Machine(Mending):
                 for_request=request.id,
                 waited_s=self.now - request.arrived_at,
                 missing_bytes=missing,
+                choice=choice,
             )
         )
         self.runners[books.bin.id, request.model] = Runner(
@@ -215,21 +246,34 @@ class Machine(Mending):
             keep_alive_s=request.default_keep_alive_s,
             state=RunnerState.LOADING,
             since=self.now,
-            load_s=self.load_guess_s(request.model, need.footprint_bytes, need.load_s),
+            load_s=self.load_s_of(request, books.bin.id),
+            pinned=request.pinned,
             began_at=self.now,
         )
 
     def _fill(self, runner: Runner) -> None:
         while len(runner.running) < runner.parallel:
-            heads = self.line.heads(self.now, runner.model)
-            request = next((head for head in heads if self.suits(runner, head)), None)
-            if request is None:
+            turn = turn_at(self, runner)
+            if turn is None:
                 return
-            self._forward(request, runner)
+            self._forward(take(self, runner, turn), runner)
+
+    def _fill_within_limit(self, runners: Sequence[Runner]) -> None:
+        """Give away what is left of the slots that all models share."""
+        while not self.is_full:
+            free = [r for r in self.by_load(runners) if len(r.running) < r.parallel]
+            turns = [(r, turn) for r in free if (turn := turn_at(self, r)) is not None]
+            if not turns:
+                return
+            runner, turn = first_of(self, turns)
+            self._forward(take(self, runner, turn), runner)
 
     def _forward(self, request: Request, runner: Runner) -> None:
         self.line.leave(request.id)
         self.running[request.id] = request, runner.bin.id
+        expected_s = self.pace.service_s(request.model, request.service_s)
+        self.charges[request.id] = Charge(at=self.now, expected_s=expected_s)
+        self.fairness.starts(request.priority, request.client, expected_s)
         runner.running[request.id] = request
         runner.served += 1
         if request.keep_alive_s is not None:
@@ -239,7 +283,7 @@ class Machine(Mending):
                 id=request.id,
                 bin=runner.bin.id,
                 queued_s=self.now - request.arrived_at,
-                num_ctx=context_to_name(runner, request),
+                num_ctx=context_to_name(runner, request.at(runner.bin.id)),
                 load_s=runner.loading_since(request.arrived_at),
                 offload=runner.offload,
             )
@@ -249,7 +293,9 @@ class Machine(Mending):
 
     def _deadlines(self) -> Iterator[float]:
         """Every instant at which time alone may change what is to be done."""
-        yield from self.line.patience_ends(self.now)
+        yield from self.demand.ends()
+        yield self.line.next_deadline()
+        yield self.turn_ends
         for row in self._rows_in_outage():
             yield self.outage_deadline(row[0])
         for plan in self.plans.values():
@@ -262,5 +308,5 @@ class Machine(Mending):
         for runner in self.runners.values():
             if runner.state is RunnerState.LEAVING:
                 yield self._awaited_until(runner)
-            elif self._may_go(runner):
+            elif self._idles(runner):
                 yield runner.expires_at

@@ -65,6 +65,8 @@ class Runner:
         missing: how many readings in a row have not shown it since.
         condemned: why it serves nobody any more and is unloaded when it is idle.
         told: the operator knows that it is on the CPU in part.
+        asked_at: when it was asked to go, if it was.
+        pinned: it is never evicted, nor unloaded for having idled.
     """
 
     bin: Bin
@@ -94,6 +96,8 @@ class Runner:
     missing: int = 0
     condemned: Offloaded | Broken | None = None
     told: bool = False
+    pinned: bool = False
+    asked_at: float | None = None
     running: dict[RequestId, Request] = field(default_factory=dict)
 
     @property

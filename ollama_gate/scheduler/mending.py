@@ -125,6 +125,7 @@ class Mending(Booking):
         assert runner.resident, f"{runner.name} is {runner.state}"
         assert runner.idle, f"{runner.name} still serves {list(runner.running)}"
         runner.enter(RunnerState.UNLOADING, self.now)
+        runner.asked_at = self.now
         self._commands.append(
             Unload(bin=runner.bin.id, model=runner.model, name=runner.name, reason=reason)
         )

@@ -1,154 +1,356 @@
 """Who is next: whose model each bin loads, and who makes room for it.
 
-Derived anew from the whole state each time. It fills in `state.plans` and changes nothing else.
+A bin that nothing is decided for weighs everybody who waits for what is not there: the model with
+the largest index goes next, weighted waiting work over the seconds that a visit of it costs. It may
+have what serves nobody and nobody waits for; only for somebody overdue are others drained, and
+those that are still wanted not before they have served somebody and had their quantum. An overdue
+request that has been passed over often enough has the bin kept for it.
+
+What was decided is a commitment, or two victims could be drained by turns for ever; it ends when
+its reason does. This fills in `state.plans` and what was passed over, and changes nothing else.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from itertools import takewhile
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
+from ollama_gate.scheduler.candidates import Candidate, candidates
+from ollama_gate.scheduler.commands import Choice
 from ollama_gate.scheduler.context import exact_if_must, widest
-from ollama_gate.scheduler.eviction import choose
+from ollama_gate.scheduler.eviction import cheapest, without_spare
 from ollama_gate.scheduler.fitting import Limits, Shortfall, most, shortfall
+from ollama_gate.scheduler.incumbents import Incumbent, drain_s, incumbent
 from ollama_gate.scheduler.memory import Books, Runner
+from ollama_gate.scheduler.serving import would_share
 from ollama_gate.scheduler.state import Held, Plan, State
-from ollama_gate.scheduler.types import Bin, Need, Request
+from ollama_gate.scheduler.types import Bin, BinId, Request
+
+RIVALS = 3
+"""So many of those that were weighed and not chosen are remembered with a decision."""
 
 
 def plan_all(state: State) -> None:
-    """Decide whose model each bin loads next, and who makes room for it."""
-    state.plans = {}
-    undecided = [books for books in state.books.values() if state.is_open(books.bin)]
-    heads = state.line.heads(state.now) if undecided else []
-    limits = {books.bin.id: _most_for_the_patient(state, books) for books in undecided}
-    for place, request in _homeless(state, heads):
-        here = [books for books in undecided if _may_try(state, request, books)]
-        if state.line.overdue(request, state.now):
-            # Of each kind the head stands before the others, and one elder counts like many.
-            _decide(state, request, here, elders=heads[:place])
-        else:
-            # Most of them fail for the same reason: do not ask for each of them.
-            here = [b for b in here if limits[b.bin.id].admit(_need(state, request, b))]
-            _decide(state, request, here, elders=None)
-        undecided = [books for books in undecided if books.bin.id not in state.plans]
-        if not undecided:
-            return
+    """Keep to what was decided while it holds, and decide for the bins that are free to."""
+    state.plans = dict(_kept(state))
+    state.turn_ends = math.inf
+    if state.line:
+        free = [books for books in state.books.values() if _is_free(state, books)]
+        if free:
+            _Round(state, free).decide()
 
 
-def _homeless(state: State, heads: Sequence[Request]) -> Iterator[tuple[int, Request]]:
-    """Those for whom something must be loaded, and where each stands.
-
-    One for each model and set of options: elsewhere the others would fare no better.
-    """
-    present = {runner.model for runner in state.runners.values()}
-    seen = set()
-    for place, request in enumerate(heads):
-        kind = request.model, request.launch, request.num_ctx, request.least_ctx
-        if kind in seen or (request.model in present and state.has_runner(request)):
-            continue
-        seen.add(kind)
-        yield place, request
+def _is_free(state: State, books: Books) -> bool:
+    """Whether something may be decided for a bin: a load is part of what was decided before."""
+    bin_ = books.bin
+    return bin_.id not in state.plans and state.is_open(bin_) and not state.loading(bin_.upstream)
 
 
-def _need(state: State, request: Request, books: Books) -> Need:
-    return state.need_of(exact_if_must(state, request, books), books.bin.id)
+# -------------------------------------------------------------------- what was decided
 
 
-def _may_try(state: State, request: Request, books: Books) -> bool:
-    """Whether a bin may load its model; after it ran out of memory, others go first for a while."""
-    bin_id = books.bin.id
-    return bin_id in request.needs and state.now >= state.retry_at(request, bin_id)
+def _kept(state: State) -> Iterable[tuple[BinId, Plan | Held]]:
+    """The plans that still hold, without victims that they need no more."""
+    before = state.plans
+    for bin_id, plan in before.items():
+        if isinstance(plan, Plan):
+            kept = _still(state, plan, state.books[bin_id])
+            if kept is not None:
+                yield bin_id, kept
 
 
-def _most_for_the_patient(state: State, books: Books) -> Limits:
-    """What nobody may exceed for whom only runners go that are idle and unwanted."""
-    firm = [r for r in state.staying(books.bin) if not _yields(state, r, 0.0, None)]
-    here = [runner for runner in firm if runner.bin.id == books.bin.id]
-    max_loaded = state.upstreams[books.bin.upstream].max_loaded
-    elsewhere = len(firm) - len(here)
-    return most(books, here, elsewhere=elsewhere, max_loaded=max_loaded, whole=state.whole)
-
-
-def _decide(
-    state: State, request: Request, here: Sequence[Books], *, elders: Sequence[Request] | None
-) -> None:
-    """Give a request the bin where it has the fewest victims.
-
-    One that is overdue and cannot be placed keeps every bin from the others.
-
-    Args:
-        state: what is planned for.
-        request: whose turn it is.
-        here: the bins that may be had.
-        elders: who stands before it, if it is overdue.
-    """
-    plans = [(books.bin.id, _plan_for(state, request, books, elders=elders)) for books in here]
-    placed = [(bin_id, plan) for bin_id, plan in plans if isinstance(plan, Plan)]
-    if placed:
-        bin_id, plan = min(placed, key=lambda each: len(each[1].victims))
-        state.plans[bin_id] = plan
-    elif elders is not None:
-        state.plans.update(plans)
-
-
-def _plan_for(
-    state: State, request: Request, books: Books, *, elders: Sequence[Request] | None
-) -> Plan | Held:
+def _still(state: State, plan: Plan, books: Books) -> Plan | None:
+    request = _heir(state, plan.request, books)
+    if request is None or not state.is_open(books.bin):
+        return None
+    if state.now < state.retry_at(request, books.bin.id):
+        return None
     staying = state.staying(books.bin)
-    request = exact_if_must(state, request, books)
-    need = state.need_of(request, books.bin.id)
-    load_s = state.load_guess_s(request.model, need.footprint_bytes, need.load_s)
-    yielding = [r for r in staying if _yields(state, r, load_s, elders)]
-    # One runner a model: what holds other options must go, whatever room there is.
-    forced = [runner for runner in staying if runner.model == request.model]
-    eligible = sorted(
-        (runner for runner in yielding if runner not in forced),
-        key=lambda runner: (runner.bin.id != books.bin.id, _reluctance(state, runner)),
-    )
-    if all(runner in yielding for runner in forced):
-        victims = choose(
-            eligible,
-            lambda gone: lacking(state, request, books, [r for r in staying if r not in gone]),
-            forced=forced,
+    remaining = [runner for runner in plan.victims if runner in staying]
+
+    def without(gone: Collection[Runner]) -> Shortfall | None:
+        return lacking(state, request, books, [r for r in staying if r not in gone])
+
+    if without(remaining) is not None:
+        # Memory has moved: what was decided would not do any more.
+        return None
+    forced = [runner for runner in remaining if runner.model == request.model]
+    others = [runner for runner in remaining if runner.model != request.model]
+    victims = without_spare([*forced, *others], without, keep=len(forced))
+    return replace(plan, request=request, victims=victims)
+
+
+def _heir(state: State, request: Request, books: Books) -> Request | None:
+    """For whom a model is loaded, if somebody who waits would be served by it and nothing else."""
+    if request.id in state.line:
+        waits = request
+    else:
+        groups = (g for g in state.line.groups(request.model) if books.bin.id in g.first.needs)
+        served = [g.first for g in groups if would_share(request, g.first.at(books.bin.id))]
+        if not served:
+            return None
+        first = min(
+            served, key=lambda each: (each.priority, each.arrived_at, state.line.joined(each))
         )
-        if not isinstance(victims, Shortfall):
-            missing = lacking(state, request, books, staying)
-            beside = [runner for runner in staying if runner not in victims]
-            request = widest(
-                state, request, books, lambda wider: not lacking(state, wider, books, beside)
+        waits = replace(request, id=first.id, name=first.name, arrived_at=first.arrived_at)
+    return None if state.has_runner(waits) else waits
+
+
+# -------------------------------------------------------------------- what is decided
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Option:
+    """A candidate in a bin."""
+
+    candidate: Candidate
+    books: Books
+    plan: Plan
+    left_bytes: float
+
+    @property
+    def index(self) -> float:
+        """What the bins are given away by."""
+        return self.plan.choice.index
+
+
+class _Round:
+    """The decisions of one settlement, for the bins that are free."""
+
+    def __init__(self, state: State, free: Sequence[Books]) -> None:
+        self._state = state
+        self._free = list(free)
+        self._candidates = candidates(state)
+        self._work = state.demand.work_of_all()
+        self._incumbents: dict[str, list[Incumbent]] = {}
+        self._limits: dict[tuple[BinId, bool], Limits] = {}
+
+    def decide(self) -> None:
+        """Give the bins away: to those they are kept for, then by the index."""
+        for books in list(self._free):
+            self._reserve(books)
+        while self._free and self._candidates:
+            option, rivals = self._best()
+            if option is None:
+                return
+            choice = replace(option.plan.choice, rivals=rivals)
+            self._commit(option.candidate, option.books, replace(option.plan, choice=choice))
+
+    def _commit(self, candidate: Candidate, books: Books, plan: Plan) -> None:
+        passed = self._state.passed_in_bin
+        head, bin_id = self._head(books), books.bin.id
+        if head is candidate:
+            passed[bin_id] = 0
+        elif head is not None:
+            passed[bin_id] = passed.get(bin_id, 0) + 1
+        self._give(candidate, books, plan)
+
+    def _give(self, candidate: Candidate, books: Books, plan: Plan | Held) -> None:
+        self._state.plans[books.bin.id] = plan
+        self._free.remove(books)
+        self._candidates.remove(candidate)
+        # What others may still have of this upstream has changed.
+        self._limits.clear()
+
+    # ---------------------------------------------------------------- bounded bypass
+
+    def _head(self, books: Books) -> Candidate | None:
+        """Whose turn it would be by the virtual deadlines alone."""
+        overdue = [
+            (each.overdue, each)
+            for each in self._candidates
+            if each.overdue is not None and self._may_try(each, books)
+        ]
+        return min(overdue, key=lambda each: each[0])[1] if overdue else None
+
+    def _reserve(self, books: Books) -> None:
+        """Keep a bin for an overdue request before which enough others were loaded."""
+        if books not in self._free:
+            return
+        passed = self._state.passed_in_bin.get(books.bin.id, 0)
+        if passed < self._state.policy.k_load:
+            return
+        head = self._head(books)
+        if head is None:
+            return
+        option = self._place(head)
+        if option is not None:
+            choice = replace(option.plan.choice, reserved=True, passed_over=passed)
+            self._commit(head, option.books, replace(option.plan, choice=choice))
+        else:
+            until = self._turn_of_next(head, books)
+            self._give(head, books, Held(request=head.request.at(books.bin.id), until=until))
+
+    def _turn_of_next(self, head: Candidate, books: Books) -> float | None:
+        bin_id = books.bin.id
+        load_s = self._state.load_s_of(head.request.at(bin_id), bin_id)
+        ends = (
+            each.turn_ends_at(self._state.policy, head.top, load_s)
+            for each in self._here(books)
+            if each.waiting
+        )
+        return min((at for at in ends if at > self._state.now), default=None)
+
+    # ---------------------------------------------------------------- the index
+
+    def _best(self) -> tuple[_Option | None, tuple[tuple[str, float], ...]]:
+        """The candidate with the largest index, where it has it; and whom it was weighed with."""
+        best: _Option | None = None
+        weighed: list[_Option] = []
+        for candidate in self._candidates:
+            if best is not None and candidate.bound <= best.index:
+                # They come by their bounds: nobody after this one can be better.
+                break
+            option = self._place(candidate)
+            if option is not None:
+                weighed.append(option)
+                if best is None or option.index > best.index:
+                    best = option
+        others = sorted((o for o in weighed if o is not best), key=lambda o: -o.index)
+        return best, tuple((o.candidate.request.name, o.index) for o in others[:RIVALS])
+
+    def _place(self, candidate: Candidate) -> _Option | None:
+        """The bin for a candidate: the fullest with room for it, else where its index is best."""
+        options = [
+            option for books in self._free if (option := self._in_bin(candidate, books)) is not None
+        ]
+        roomy = [option for option in options if not option.plan.victims]
+        if roomy:
+            return min(roomy, key=lambda o: (o.left_bytes, -o.index, o.books.bin.id))
+        if not options or self._has_room_soon(candidate):
+            return None
+        return max(options, key=lambda option: option.index)
+
+    def _in_bin(self, candidate: Candidate, books: Books) -> _Option | None:
+        if not self._may_try(candidate, books):
+            return None
+        option = self._option(candidate, books, interrupt=False)
+        if option is None and candidate.overdue is not None:
+            option = self._option(candidate, books, interrupt=True)
+        return option
+
+    def _may_try(self, candidate: Candidate, books: Books) -> bool:
+        """Whether a bin may load it; after it ran out of memory, others go first for a while."""
+        bin_id, request = books.bin.id, candidate.request
+        return bin_id in request.needs and self._state.now >= self._state.retry_at(request, bin_id)
+
+    def _has_room_soon(self, candidate: Candidate) -> bool:
+        """Whether a bin that is busy now will have room without anybody's going."""
+        state = self._state
+        for bin_id in candidate.request.needs:
+            books = state.books[bin_id]
+            if books not in self._free and state.is_open(books.bin):
+                plan = state.plans.get(bin_id)
+                gone = plan.victims if isinstance(plan, Plan) else ()
+                stay = [r for r in state.staying(books.bin) if r not in gone]
+                if plan is None and not lacking(state, candidate.request.at(bin_id), books, stay):
+                    return True
+        return False
+
+    # ---------------------------------------------------------------- one candidate, one bin
+
+    def _option(self, candidate: Candidate, books: Books, *, interrupt: bool) -> _Option | None:
+        state, bin_id = self._state, books.bin.id
+        request = exact_if_must(state, candidate.request.at(bin_id), books)
+        if not self._limits_of(books, interrupt=interrupt).admit(state.need_of(request, bin_id)):
+            return None
+        staying = state.staying(books.bin)
+
+        def without(gone: Collection[Runner]) -> Shortfall | None:
+            return lacking(state, request, books, [r for r in staying if r not in gone])
+
+        forced = [runner for runner in staying if runner.model == request.model]
+        visit_s = candidate.visit_s(state, bin_id)
+        yielding = self._yielding(candidate, books, interrupt=interrupt)
+        costs = {
+            each.runner: each.cost(visit_s, self._work - candidate.work - each.work)
+            for each in yielding
+        }
+        if not all(runner in costs for runner in forced):
+            return None
+        eligible = [(r, cost.total) for r, cost in costs.items() if r not in forced]
+        victims = cheapest(eligible, without, forced=forced)
+        if isinstance(victims, Shortfall):
+            return None
+        gone = [each for each in yielding if each.runner in victims]
+        beside = [runner for runner in staying if runner not in victims]
+        wide = widest(state, request, books, lambda wider: not lacking(state, wider, books, beside))
+        drain, reload_s = drain_s(gone), sum(v.wanted_again(visit_s) * v.reload_s for v in gone)
+        choice = Choice(
+            index=candidate.work / (visit_s + drain + reload_s),
+            work=candidate.work,
+            waiting=candidate.waiting,
+            visit_s=visit_s,
+            drain_s=drain,
+            reload_s=reload_s,
+            overdue=candidate.overdue is not None,
+            passed_over=state.passed_in_bin.get(bin_id, 0),
+            victims=tuple(costs[runner] for runner in victims),
+        )
+        plan = Plan(request=wide, victims=victims, missing=without(()), choice=choice)
+        free = books.free_bytes([r for r in beside if r.bin.id == bin_id])
+        need = state.need_of(request, bin_id).footprint_bytes
+        left = math.inf if free is None else free - need
+        return _Option(candidate=candidate, books=books, plan=plan, left_bytes=left)
+
+    def _here(self, books: Books) -> list[Incumbent]:
+        upstream = books.bin.upstream
+        if upstream not in self._incumbents:
+            self._incumbents[upstream] = [
+                incumbent(self._state, runner) for runner in self._state.staying(books.bin)
+            ]
+        return self._incumbents[upstream]
+
+    def _yielding(self, candidate: Candidate, books: Books, *, interrupt: bool) -> list[Incumbent]:
+        """Who may be asked to go: what serves nobody always, what is in use only if overdue.
+
+        One that is still wanted has its quantum first, and serves somebody at the very least: two
+        elders must not throw out each other's models for ever.
+        """
+        state, bin_id = self._state, books.bin.id
+        load_s = state.load_s_of(candidate.request.at(bin_id), bin_id)
+        yielding = []
+        for each in self._here(books):
+            # What is pinned goes only to be loaded again with other options.
+            pinned = each.runner.pinned and each.runner.model != candidate.request.model
+            if pinned or not _may_be_asked(state, each.runner):
+                continue
+            if not (each.spare or interrupt):
+                continue
+            if each.waiting:
+                ends_at = each.turn_ends_at(state.policy, candidate.top, load_s)
+                if not each.runner.served or state.now < ends_at:
+                    if ends_at > state.now:
+                        state.turn_ends = min(state.turn_ends, ends_at)
+                    continue
+            yielding.append(each)
+        return yielding
+
+    def _limits_of(self, books: Books, *, interrupt: bool) -> Limits:
+        """What nobody may exceed, whoever of those that may ever be asked goes.
+
+        Most of those who wait fail for the same reason: it is not looked for with each of them.
+        """
+        key = books.bin.id, interrupt
+        if key not in self._limits:
+            state = self._state
+            firm = [
+                each.runner
+                for each in self._here(books)
+                if not _may_be_asked(state, each.runner) or not (each.spare or interrupt)
+            ]
+            here = [runner for runner in firm if runner.bin.id == books.bin.id]
+            self._limits[key] = most(
+                books,
+                here,
+                elsewhere=len(firm) - len(here),
+                max_loaded=state.upstreams[books.bin.upstream].max_loaded,
+                whole=state.whole,
             )
-            return Plan(request=request, victims=victims, missing=missing)
-    incumbents = (r for r in staying if r.resident and r not in yielding)
-    ends = (_quantum_ends_at(state, runner, load_s) for runner in incumbents)
-    return Held(request=request, until=min((at for at in ends if at > state.now), default=None))
+        return self._limits[key]
 
 
-def _yields(state: State, runner: Runner, load_s: float, elders: Sequence[Request] | None) -> bool:
-    """Whether a runner may be asked to go: an idle one always, one in use only if overdue.
-
-    One that is still wanted has its quantum first, and serves somebody at the very least:
-    two elders must not throw out each other's models for ever. Nor does it leave those
-    unserved who have waited longer still.
-    """
-    if not runner.resident:
-        return False
-    wanted = state.is_wanted(runner)
-    if runner.idle and not wanted:
-        return True
-    if elders is None or any(state.suits(runner, elder) for elder in elders):
-        return False
-    return not wanted or (
-        runner.served > 0 and state.now >= _quantum_ends_at(state, runner, load_s)
-    )
-
-
-def _quantum_ends_at(state: State, runner: Runner, load_s: float) -> float:
-    """When a runner has had its turn, if the next load takes `load_s`."""
-    return runner.ready_at + state.policy.kappa * (runner.load_s + load_s)
-
-
-def _reluctance(state: State, runner: Runner) -> tuple[bool, bool, float, str]:
-    """Whom to ask first: idle before busy before wanted, then the longest unused."""
-    return state.is_wanted(runner), not runner.idle, runner.idle_since, runner.model
+def _may_be_asked(state: State, runner: Runner) -> bool:
+    return runner.resident and not state.is_draining(runner)
 
 
 def lacking(
@@ -170,6 +372,9 @@ def lacking(
 
 
 def _promised(state: State, bin_: Bin) -> int:
-    """How many runners its upstream may still get for those who were decided on earlier."""
-    earlier = takewhile(lambda bin_id: bin_id != bin_.id, state.plans)
-    return sum(state.books[bin_id].bin.upstream == bin_.upstream for bin_id in earlier)
+    """How many runners its upstream is about to get in its other bins."""
+    return sum(
+        isinstance(plan, Plan) and bin_id != bin_.id
+        for bin_id, plan in state.plans.items()
+        if state.books[bin_id].bin.upstream == bin_.upstream
+    )

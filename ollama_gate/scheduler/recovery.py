@@ -9,15 +9,6 @@ from dataclasses import dataclass
 
 from ollama_gate.scheduler.types import BinId, Launch, ModelKey
 
-GROWTH = 1.15
-"""What a model is booked with after it ran out of memory, of what it was booked with before."""
-
-BACK_OFF_MAX_S = 8.0
-"""The longest pause after a load that ran out of memory; it begins with one second and doubles."""
-
-LOAD_TRIES = 3
-"""How often a load may run out of memory, or be cut short, before its requests are refused."""
-
 FORGIVEN_S = 300.0
 """Failures further apart than this are not counted together."""
 
@@ -54,9 +45,16 @@ NO_TROUBLE = Trouble()
 
 
 class Recovery:
-    """The troubles of all models."""
+    """The troubles of all models.
 
-    def __init__(self) -> None:
+    Args:
+        growth: what a model is booked with after it ran out of memory, of what it was before.
+        backoff_s: the first and the longest pause before it is tried again; it doubles.
+    """
+
+    def __init__(self, growth: float, backoff_s: tuple[float, float]) -> None:
+        self._growth = growth
+        self._backoff_s = backoff_s
         self._troubles: dict[Key, Trouble] = {}
         self._retry_at: dict[tuple[BinId, ModelKey], float] = {}
 
@@ -70,7 +68,7 @@ class Recovery:
         Returns how often that has happened in a row.
         """
         trouble = self._open(key)
-        grown = int(booked_bytes * GROWTH)
+        grown = int(booked_bytes * self._growth)
         if at_most_bytes is not None:
             # More than there is would say that it never fits; alone in its bin it may.
             grown = max(booked_bytes, min(grown, at_most_bytes))
@@ -79,7 +77,8 @@ class Recovery:
         trouble.failures = trouble.failures + 1 if recent else 1
         trouble.failed_at = now
         # The exponent is bounded so that no number of failures makes a number too large.
-        pause_s = min(BACK_OFF_MAX_S, 2.0 ** min(trouble.failures - 1, 8))
+        first_s, longest_s = self._backoff_s
+        pause_s = min(longest_s, first_s * 2.0 ** min(trouble.failures - 1, 16))
         self._retry_at[key[:2]] = now + pause_s
         return trouble.failures
 

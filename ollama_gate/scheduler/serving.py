@@ -8,7 +8,10 @@ Ollama would have used as it is costs no more than a swap. Nothing is chosen or 
 
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.memory import Runner
-from ollama_gate.scheduler.types import Launch, Request
+from ollama_gate.scheduler.types import Bin, BinId, Launch, Request, RunnerState
+
+NOWHERE = Bin(id=BinId(""), upstream="")
+"""A card, for what is not loaded yet."""
 
 DEFAULT_BATCH = 512
 """`num_batch` where neither request nor Modelfile names one (`api/types.go`, `DefaultOptions`).
@@ -38,6 +41,28 @@ def serves(runner: Runner, request: Request) -> bool:
         and have.shift == want.shift
         and have.extras == want.extras
     )
+
+
+def would_share(target: Request, request: Request) -> bool:
+    """Whether a runner that is loaded for one request would serve another one as well."""
+    runner = Runner(
+        bin=NOWHERE,
+        model=target.model,
+        name=target.name,
+        launch=target.launch,
+        num_ctx=target.num_ctx,
+        named_ctx=target.named_ctx,
+        footprint_bytes=0,
+        reported_bytes=0,
+        free_at_load_bytes=None,
+        parallel=target.parallel,
+        keep_alive_s=0.0,
+        state=RunnerState.LOADING,
+        since=0.0,
+        load_s=0.0,
+        began_at=0.0,
+    )
+    return serves(runner, request)
 
 
 def context_to_name(runner: Runner, request: Request) -> int | None:

@@ -8,9 +8,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ollama_gate.scheduler.commands import Choice
+from ollama_gate.scheduler.demand import Demand
+from ollama_gate.scheduler.fairness import Fairness
 from ollama_gate.scheduler.fitting import Shortfall, in_others_hands
 from ollama_gate.scheduler.line import Line
 from ollama_gate.scheduler.memory import Books, Runner
+from ollama_gate.scheduler.pace import Pace
 from ollama_gate.scheduler.recovery import Recovery
 from ollama_gate.scheduler.serving import serves
 from ollama_gate.scheduler.types import (
@@ -26,29 +30,27 @@ from ollama_gate.scheduler.types import (
     Upstream,
 )
 
-FIRST_LOAD_S = 1.2
-FIRST_LOAD_BYTES_PER_S = 3e9
-"""A first guess at a load's length, before one was seen: a start and a read from disk."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a bin does next.
+    """A transition that a bin is committed to, until it is done or its reason is gone.
 
     Attributes:
         request: whose model is next.
-        victims: who makes room for it; the busy among them serve nobody new.
+        victims: who makes room for it; they serve nobody new.
         missing: what was lacking, the reason for the victims.
+        choice: why this model, why these victims.
     """
 
     request: Request
     victims: tuple[Runner, ...]
     missing: Shortfall | None
+    choice: Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """Nobody may be loaded: the bin is kept for a request that was passed over long enough.
+    """Nobody may be loaded: the bin is kept for a request that was passed over often enough.
 
     Attributes:
         until: when the next incumbent has had its quantum, if time alone tells.
@@ -56,6 +58,14 @@ class Held:
 
     request: Request
     until: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What a start is charged with: the seconds of a slot that are expected."""
+
+    at: float
+    expected_s: float
 
 
 class State:
@@ -66,8 +76,15 @@ class State:
         away_since: the upstreams that do not answer.
         unsure_since: those that may have evicted everything, until they are asked again.
         recovery: what went wrong with loads before.
-        plans: in the order in which they were decided; a bin with nothing to decide is absent.
-        load_seconds: how long each model's last load took.
+        plans: what bins are committed to; a bin with nothing to do is absent.
+        turn_ends: when the next incumbent has had its quantum that stands in somebody's way.
+        pace: how long things take, and how often they are wanted.
+        demand: how urgent what waits is.
+        fairness: which client was served how much.
+        charges: when each running request was given its slot, and what its client was charged.
+        passed_in_bin: how many models were loaded in a bin before an overdue request's.
+        passed_at_model: how many were started before an overdue request for a model.
+        passed_at_gate: how many before one for any model, where all together are limited.
         automatic_ctx: the context that Ollama gave each model when last it had the choice.
     """
 
@@ -75,7 +92,15 @@ class State:
         self, *, upstreams: Sequence[Upstream], bins: Sequence[Bin], policy: Policy, now: float
     ) -> None:
         self.policy = policy
-        self.line = Line(policy.tau_s)
+        self.line = Line(policy.tau_s, policy.queue_max_wait_s)
+        self.pace = Pace(policy)
+        self.demand = Demand(policy, self.line, self.pace)
+        self.fairness = Fairness()
+        self.charges: dict[RequestId, Charge] = {}
+        self.passed_in_bin: dict[BinId, int] = {}
+        self.passed_at_model: dict[ModelKey, int] = {}
+        self.passed_at_gate = 0
+        self.turn_ends = math.inf
         self.runners: dict[tuple[BinId, ModelKey], Runner] = {}
         self.running: dict[RequestId, tuple[Request, BinId]] = {}
         self.books = {bin_.id: Books(bin_) for bin_ in sorted(bins, key=lambda b: b.id)}
@@ -83,11 +108,10 @@ class State:
         # Until it has been heard of, an upstream is as good as away.
         self.away_since = dict.fromkeys(self.upstreams, now)
         self.unsure_since: dict[str, float] = {}
-        self.recovery = Recovery()
+        self.recovery = Recovery(policy.oom_growth, policy.oom_backoff_s)
         self.plans: dict[BinId, Plan | Held] = {}
         self.closing = False
         self.now = now
-        self.load_seconds: dict[ModelKey, float] = {}
         self.automatic_ctx: dict[tuple[BinId, ModelKey], int] = {}
 
     def outage_deadline(self, request: Request) -> float:
@@ -100,6 +124,11 @@ class State:
             began = max(request.arrived_at, self.away_since[upstream.name])
             deadlines.append(began + upstream.outage_wait_s)
         return max(deadlines)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many run over all models as may."""
+        return 0 < self.policy.max_concurrent <= len(self.running)
 
     def is_open(self, bin_: Bin) -> bool:
         """Whether anything may be asked of a bin's upstream."""
@@ -135,11 +164,12 @@ class State:
     @staticmethod
     def suits(runner: Runner, request: Request) -> bool:
         """Whether a runner, once resident, is one that a request may be sent to."""
-        return runner.bin.id in request.needs and serves(runner, request)
+        bin_id = runner.bin.id
+        return bin_id in request.needs and serves(runner, request.at(bin_id))
 
     def is_wanted(self, runner: Runner) -> bool:
         """Whether somebody who waits could be served by it."""
-        return any(self.suits(runner, row[0]) for row in self.line.rows(runner.model))
+        return any(self.suits(runner, group.first) for group in self.line.groups(runner.model))
 
     def need_of(self, request: Request, bin_id: BinId) -> Need:
         """What a runner for it is booked with: more than was thought, where that was too little."""
@@ -175,12 +205,22 @@ class State:
         need = self.need_of(request, books.bin.id)
         return in_others_hands(need, books) > 0 and self.is_patient(request, books)
 
-    def load_guess_s(
-        self, model: ModelKey, footprint_bytes: int, earlier_s: float | None = None
-    ) -> float:
-        """How long a load will take, in seconds: as the last one, else as in earlier lives."""
-        seen = self.load_seconds.get(model, earlier_s)
-        return FIRST_LOAD_S + footprint_bytes / FIRST_LOAD_BYTES_PER_S if seen is None else seen
+    def load_s_of(self, request: Request, bin_id: BinId) -> float:
+        """How long a load for a request will take in a bin, in seconds."""
+        need = self.need_of(request, bin_id)
+        upstream = self.books[bin_id].bin.upstream
+        return self.pace.load_s(upstream, request.model, need.footprint_bytes, need.load_s)
+
+    def least_load_s(self, model: ModelKey) -> float:
+        """The same for a model that somebody waits for, where it takes least."""
+        first = next(iter(self.line.groups(model))).first
+        return min(self.load_s_of(first, bin_id) for bin_id in first.needs)
+
+    def reload_s(self, runner: Runner) -> float:
+        """How long it will take to load a runner again, in seconds."""
+        return self.pace.load_s(
+            runner.bin.upstream, runner.model, runner.footprint_bytes, runner.load_s
+        )
 
     def is_draining(self, runner: Runner) -> bool:
         """Whether it serves nobody new: an elder gets its memory, or it is not as it should be."""
@@ -205,6 +245,13 @@ class State:
     def by_name(runners: Iterable[Runner]) -> list[Runner]:
         """In an order that depends on nothing else."""
         return sorted(runners, key=lambda runner: (runner.bin.id, runner.model))
+
+    @staticmethod
+    def by_load(runners: Iterable[Runner]) -> list[Runner]:
+        """Those that serve the fewest first, then in an order that depends on nothing else."""
+        return sorted(
+            runners, key=lambda runner: (len(runner.running), runner.bin.id, runner.model)
+        )
 
     def has_runner(self, request: Request) -> bool:
         """Whether there is, or is about to be, a runner that serves a request."""

@@ -219,6 +219,7 @@ class Policy:
         oom_tries: how often its load may run out of memory before its requests are refused.
         oom_backoff_s: the first and the longest pause before it is tried again; it doubles.
         queue_max_size: how many requests may wait.
+        queue_max_wait_s: how long a request may wait, 0 for no limit.
         queue_max_per_client: how many of one client may, 0 for no limit of its own.
         max_concurrent: how many may run over all models, 0 for no limit of its own.
         keep_alive_s: how long a runner that the gate did not load may idle.
@@ -251,6 +252,7 @@ class Policy:
     oom_tries: int = 3
     oom_backoff_s: tuple[float, float] = (1.0, 8.0)
     queue_max_size: int = 1000
+    queue_max_wait_s: float = 0.0
     queue_max_per_client: int = 0
     max_concurrent: int = 0
     keep_alive_s: float = 300.0

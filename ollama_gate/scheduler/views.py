@@ -5,9 +5,9 @@ Reads the machine's state and its last plans; decides nothing and changes nothin
 
 from collections.abc import Iterable
 
-from ollama_gate.scheduler.line import Kind, kind_of
 from ollama_gate.scheduler.machine import Machine
 from ollama_gate.scheduler.memory import Runner, committed
+from ollama_gate.scheduler.ranks import Kind, kind_of
 from ollama_gate.scheduler.state import Held, Plan
 from ollama_gate.scheduler.types import (
     Bin,
@@ -26,7 +26,7 @@ Reason = tuple[Cause, tuple[str, ...], float | None]
 
 def snapshot(machine: Machine) -> Snapshot:
     """Everything at the instant of the machine's last event."""
-    in_order = machine.line.in_order(machine.now)
+    in_order = machine.line.in_order()
     reasons: dict[Kind, Reason] = {}
     return Snapshot(
         now=machine.now,
@@ -102,7 +102,7 @@ def _waiting(
         case Cause.UPSTREAM_AWAY:
             until = machine.outage_deadline(request)
         case Cause.BEHIND | Cause.NO_ROOM:
-            until = machine.line.patience_ends_at(request)
+            until = machine.demand.ends_at(request.arrived_at, request.priority)
         case Cause.FOREIGN:
             here = (machine.books[bin_id] for bin_id in request.needs)
             until = min(machine.waits_for_others_until(request, books) for books in here)
