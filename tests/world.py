@@ -219,9 +219,15 @@ class World:
 
     def _draw(self) -> None:
         rng = self.random
+        tau_s = rng.choice([(2.0, 8.0, 20.0), (5.0, 20.0, 40.0), (0.0, 0.0, 0.0)])
+        high_s, normal_s, low_s = tau_s
         self.policy = Policy(
-            tau_s=rng.choice([(2.0, 8.0, 20.0), (5.0, 20.0, 40.0), (0.0, 0.0, 0.0)]),
+            tau_s=tau_s,
+            tau_cap_s=(2 * high_s, 2 * normal_s, 2 * low_s),
             kappa=rng.choice([0.0, 0.5, 2.0]),
+            kappa_hi=rng.choice([0.0, 0.5]),
+            k_load=rng.choice([0, 1, 3]),
+            k_slot=rng.choice([0, 2, 8]),
             queue_max_size=rng.choice([3, 1000, 1000]),
             keep_alive_s=rng.choice([3.0, 300.0]),
             unread_recovery_s=rng.choice([0.0, 1.5]),
@@ -259,7 +265,11 @@ class World:
         """One model is wanted without end, by more clients than it can serve, and one is not."""
         # Whoever is refused would come again in the same instant.
         self.policy = replace(
-            self.policy, tau_s=(2.0, 8.0, 20.0), queue_max_size=1000, offload=Offload.AUTO
+            self.policy,
+            tau_s=(2.0, 8.0, 20.0),
+            tau_cap_s=(4.0, 16.0, 40.0),
+            queue_max_size=1000,
+            offload=Offload.AUTO,
         )
         self.models = [self._model(number, 9 * GIB) for number in (1, 2)]
         self.service_max_s = 1.0
@@ -963,7 +973,7 @@ class World:
         if not isinstance(command.reason, Offloaded | Broken):
             assert not told.owes, "unloaded before it served anybody"
         if any(self._home(key, told, request) for request in self._waiting()):
-            turn_s = self.policy.kappa * told.load_s
+            turn_s = min(self.policy.kappa, self.policy.kappa_hi) * told.load_s
             assert told.served, "unloaded before it served anybody, and somebody waits for it"
             assert self.now >= told.ready_at + turn_s, "unloaded before it had its turn"
         assert ollama.heard, "unload at an upstream that is away"
@@ -1268,6 +1278,9 @@ class World:
     def _patience_ends_at(self, request: Request) -> float:
         return request.arrived_at + self.policy.tau_s[request.priority]
 
+    def _cap_at(self, request: Request) -> float:
+        return request.arrived_at + self.policy.tau_cap_s[request.priority]
+
     def _nobody_waits_for_a_free_slot(self) -> None:
         if self.closed:
             return
@@ -1276,10 +1289,13 @@ class World:
             [(key, told) for key, told in self.told.items() if self._home(key, told, request)]
             for request in waiting
         ]
-        # Only an overdue request without a home may keep a free slot from those behind it.
+        # Only an overdue request without a home may keep a free slot from others.
+        if any(
+            not its_homes and self._patience_ends_at(request) <= self.now
+            for request, its_homes in zip(waiting, homes, strict=True)
+        ):
+            return
         for request, its_homes in zip(waiting, homes, strict=True):
-            if not its_homes and self._patience_ends_at(request) <= self.now:
-                return
             for key, told in its_homes:
                 assert len(told.running) >= told.parallel, (
                     f"{request.id} waits, and {key} has a free slot"
@@ -1289,13 +1305,20 @@ class World:
 
     def _wait_bound_s(self) -> float:
         """Longer than an eldest may wait while nothing unforeseen happens."""
-        quantum_s = self.policy.kappa * 2 * self.load_max_s
-        room_s = 1.5 + self.policy.recovery_s + 3 * self.reading_s
-        return quantum_s + 2 * self.service_max_s + 3 * self.load_max_s + 2 * room_s + 5.0
+        policy = self.policy
+        room_s = 1.5 + policy.recovery_s + 3 * self.reading_s
+        exchange_s = self.service_max_s + self.load_max_s + room_s
+        turns_s = (policy.k_slot + 1) * self.service_max_s
+        passed_s = (policy.k_load + 2) * exchange_s + self._quantum_s()
+        return max(passed_s, turns_s) + exchange_s + 5.0
+
+    def _quantum_s(self) -> float:
+        policy = self.policy
+        return policy.stretch * max(policy.kappa, policy.kappa_hi) * 2 * self.load_max_s
 
     def _the_eldest_waits_for_a_cause(self) -> None:
         waiting = self._waiting()
-        if not waiting or self._patience_ends_at(waiting[0]) > self.now or self.closed:
+        if not waiting or self._cap_at(waiting[0]) > self.now or self.closed:
             self._forgive()
             return
         eldest = waiting[0]
@@ -1334,8 +1357,7 @@ class World:
             if told.running:
                 return "a victim serves"
             wanted = any(self._home(key, told, request) for request in self._waiting())
-            quantum_s = self.policy.kappa * 2 * self.load_max_s
-            if wanted and (told.served == 0 or self.now < told.ready_at + quantum_s):
+            if wanted and (told.served == 0 or self.now < told.ready_at + self._quantum_s()):
                 return "a quantum"
         return None
 
