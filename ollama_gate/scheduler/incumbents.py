@@ -60,7 +60,8 @@ class Incumbent:
     def turn_ends_at(self, policy: Policy, top: Priority, load_s: float) -> float:
         """When it has had its quantum, against a challenger of class `top` and that load time."""
         higher = self.top is not None and top < self.top
-        swap_s = self.reload_s + load_s
+        # Its own last load counts if it took longer than usual.
+        swap_s = max(self.reload_s, self.runner.load_s) + load_s
         quantum_s = (policy.kappa_hi if higher else policy.kappa) * swap_s
         if self.queue_s < policy.finish * swap_s:
             quantum_s *= policy.stretch
@@ -99,8 +100,7 @@ class Incumbent:
 
 def incumbent(state: State, runner: Runner) -> Incumbent:
     """A runner as it stands now."""
-    # Who is served elsewhere as well is no reason to keep a second one.
-    groups = [] if _has_twin(state, runner) else _wanting(state, runner)
+    groups = _wanting(state, runner)
     waiting = sum(len(group) for group in groups)
     top = min((group.first.priority for group in groups), default=None)
     earlier_s = groups[0].first.service_s if groups else None
@@ -120,19 +120,20 @@ def incumbent(state: State, runner: Runner) -> Incumbent:
 
 
 def _wanting(state: State, runner: Runner) -> list[Group]:
-    return [g for g in state.line.groups(runner.model) if state.suits(runner, g.first)]
-
-
-def _has_twin(state: State, runner: Runner) -> bool:
-    """Whether the same model is resident elsewhere and stays there."""
-    return any(
-        other.model == runner.model
-        and other is not runner
-        and other.usable
-        and other.launch == runner.launch
-        and not state.is_draining(other)
+    """Who would have nobody without it. One that has served nobody yet has not had its turn."""
+    groups = [g for g in state.line.groups(runner.model) if state.suits(runner, g.first)]
+    if not groups or not runner.served:
+        return groups
+    twins = [
+        other
         for other in state.runners.values()
-    )
+        if other.model == runner.model and other is not runner and _stays(state, other)
+    ]
+    return [g for g in groups if not any(state.suits(twin, g.first) for twin in twins)]
+
+
+def _stays(state: State, runner: Runner) -> bool:
+    return runner.usable and state.is_open(runner.bin) and not state.is_draining(runner)
 
 
 def _drain_s(state: State, runner: Runner, service_s: float) -> float:

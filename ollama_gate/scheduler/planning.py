@@ -31,7 +31,11 @@ RIVALS = 3
 
 def plan_all(state: State) -> None:
     """Keep to what was decided while it holds, and decide for the bins that are free to."""
-    state.plans = dict(_kept(state))
+    held = -1
+    while held != len(state.plans):
+        # What one bin gives up may be what another one counted on.
+        held = len(state.plans)
+        state.plans = dict(_kept(state))
     state.turn_ends = math.inf
     if state.line:
         free = [books for books in state.books.values() if _is_free(state, books)]
@@ -64,8 +68,11 @@ def _still(state: State, plan: Plan, books: Books) -> Plan | None:
         return None
     if state.now < state.retry_at(request, books.bin.id):
         return None
-    staying = state.staying(books.bin)
+    staying = [r for r in state.staying(books.bin) if r in plan.victims or _stays(state, r)]
     remaining = [runner for runner in plan.victims if runner in staying]
+    if any(r.model == request.model and r not in remaining for r in staying):
+        # One runner a model: this one has come since.
+        return None
 
     def without(gone: Collection[Runner]) -> Shortfall | None:
         return lacking(state, request, books, [r for r in staying if r not in gone])
@@ -91,7 +98,13 @@ def _heir(state: State, request: Request, books: Books) -> Request | None:
         first = min(
             served, key=lambda each: (each.priority, each.arrived_at, state.line.joined(each))
         )
-        waits = replace(request, id=first.id, name=first.name, arrived_at=first.arrived_at)
+        waits = replace(
+            request,
+            id=first.id,
+            name=first.name,
+            arrived_at=first.arrived_at,
+            priority=first.priority,
+        )
     return None if state.has_runner(waits) else waits
 
 
@@ -150,6 +163,7 @@ class _Round:
         self._candidates.remove(candidate)
         # What others may still have of this upstream has changed.
         self._limits.clear()
+        self._incumbents.clear()
 
     # ---------------------------------------------------------------- bounded bypass
 
@@ -231,7 +245,20 @@ class _Round:
     def _may_try(self, candidate: Candidate, books: Books) -> bool:
         """Whether a bin may load it; after it ran out of memory, others go first for a while."""
         bin_id, request = books.bin.id, candidate.request
-        return bin_id in request.needs and self._state.now >= self._state.retry_at(request, bin_id)
+        return (
+            bin_id in request.needs
+            and self._state.now >= self._state.retry_at(request, bin_id)
+            and not self._comes_beside(request, books.bin)
+        )
+
+    def _comes_beside(self, request: Request, bin_: Bin) -> bool:
+        """Whether another bin of the upstream gets the model: it keeps one runner of each."""
+        return any(
+            plan.request.model == request.model
+            and self._state.books[bin_id].bin.upstream == bin_.upstream
+            for bin_id, plan in self._state.plans.items()
+            if bin_id != bin_.id
+        )
 
     def _has_room_soon(self, candidate: Candidate) -> bool:
         """Whether a bin that is busy now will have room without anybody's going."""
@@ -240,8 +267,7 @@ class _Round:
             books = state.books[bin_id]
             if books not in self._free and state.is_open(books.bin):
                 plan = state.plans.get(bin_id)
-                gone = plan.victims if isinstance(plan, Plan) else ()
-                stay = [r for r in state.staying(books.bin) if r not in gone]
+                stay = [r for r in state.staying(books.bin) if _stays(state, r)]
                 if plan is None and not lacking(state, candidate.request.at(bin_id), books, stay):
                     return True
         return False
@@ -253,7 +279,7 @@ class _Round:
         request = exact_if_must(state, candidate.request.at(bin_id), books)
         if not self._limits_of(books, interrupt=interrupt).admit(state.need_of(request, bin_id)):
             return None
-        staying = state.staying(books.bin)
+        staying = [each.runner for each in self._here(books)]
 
         def without(gone: Collection[Runner]) -> Shortfall | None:
             return lacking(state, request, books, [r for r in staying if r not in gone])
@@ -296,7 +322,9 @@ class _Round:
         upstream = books.bin.upstream
         if upstream not in self._incumbents:
             self._incumbents[upstream] = [
-                incumbent(self._state, runner) for runner in self._state.staying(books.bin)
+                incumbent(self._state, runner)
+                for runner in self._state.staying(books.bin)
+                if _stays(self._state, runner)
             ]
         return self._incumbents[upstream]
 
@@ -312,7 +340,7 @@ class _Round:
         for each in self._here(books):
             # What is pinned goes only to be loaded again with other options.
             pinned = each.runner.pinned and each.runner.model != candidate.request.model
-            if pinned or not _may_be_asked(state, each.runner):
+            if pinned or not each.runner.resident:
                 continue
             if not (each.spare or interrupt):
                 continue
@@ -336,7 +364,7 @@ class _Round:
             firm = [
                 each.runner
                 for each in self._here(books)
-                if not _may_be_asked(state, each.runner) or not (each.spare or interrupt)
+                if not each.runner.resident or not (each.spare or interrupt)
             ]
             here = [runner for runner in firm if runner.bin.id == books.bin.id]
             self._limits[key] = most(
@@ -349,8 +377,9 @@ class _Round:
         return self._limits[key]
 
 
-def _may_be_asked(state: State, runner: Runner) -> bool:
-    return runner.resident and not state.is_draining(runner)
+def _stays(state: State, runner: Runner) -> bool:
+    """Whether it makes room for nobody yet."""
+    return state.drained_for(runner) is None
 
 
 def lacking(
