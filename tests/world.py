@@ -972,7 +972,10 @@ class World:
         self._judge_reason(command, told)
         if not isinstance(command.reason, Offloaded | Broken):
             assert not told.owes, "unloaded before it served anybody"
-        if any(self._home(key, told, request) for request in self._waiting()):
+        # Whoever came when it was draining already is none of its matter.
+        before = self.now - self.service_max_s
+        wanted = [r for r in self._waiting() if r.arrived_at < before]
+        if any(self._home(key, told, request) for request in wanted):
             turn_s = min(self.policy.kappa, self.policy.kappa_hi) * told.load_s
             assert told.served, "unloaded before it served anybody, and somebody waits for it"
             assert self.now >= told.ready_at + turn_s, "unloaded before it had its turn"

@@ -174,7 +174,7 @@ class Booking(State):
         self.pace.loaded(runner.bin.upstream, runner.model, runner.load_s)
         if self._somebody_overdue_for(runner):
             # The first start of the visit is whom it was made for.
-            self.passed_at_model[runner.model] = self.policy.k_slot
+            self.passed_at_runner[runner.bin.id, runner.model] = self.policy.k_slot
         runner.enter(RunnerState.RESIDENT, self.now)
         runner.ready_at = runner.idle_since = self.now
 

@@ -1,4 +1,4 @@
-"""Who wants to be loaded: one candidate for each model that somebody waits for in vain.
+"""Who wants to be loaded: a candidate for each model that somebody waits for in vain.
 
 What it is worth to load each, and for whom it would be done; where, and in whose place, is decided
 elsewhere.
@@ -75,8 +75,9 @@ def _homeless(state: State) -> Iterator[tuple[ModelKey, Sequence[Group]]]:
         for target in targets:
             if target.model == model:
                 groups = [group for group in groups if not would_share(target, group.first)]
-        if groups:
-            yield model, groups
+        # Who may go elsewhere is not held up with who may not.
+        for needs in {frozenset(group.first.needs): None for group in groups}:
+            yield model, [group for group in groups if group.first.needs.keys() == needs]
 
 
 def _candidate(state: State, model: ModelKey, groups: Sequence[Group]) -> Candidate:

@@ -161,6 +161,8 @@ class _Round:
         self._state.plans[books.bin.id] = plan
         self._free.remove(books)
         self._candidates.remove(candidate)
+        if isinstance(plan, Plan):
+            self._candidates = [c for c in self._candidates if not _served(plan, books, c)]
         # What others may still have of this upstream has changed.
         self._limits.clear()
         self._incumbents.clear()
@@ -375,6 +377,12 @@ class _Round:
                 whole=state.whole,
             )
         return self._limits[key]
+
+
+def _served(plan: Plan, books: Books, candidate: Candidate) -> bool:
+    """Whether what is loaded serves those of another candidate as well."""
+    bin_id, request = books.bin.id, candidate.request
+    return bin_id in request.needs and would_share(plan.request, request.at(bin_id))
 
 
 def _stays(state: State, runner: Runner) -> bool:

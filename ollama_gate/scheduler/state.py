@@ -83,7 +83,8 @@ class State:
         fairness: which client was served how much.
         charges: when each running request was given its slot, and what its client was charged.
         passed_in_bin: how many models were loaded in a bin before an overdue request's.
-        passed_at_model: how many were started before an overdue request for a model.
+        passed_at_runner: how many were started before an overdue request for a model in a bin;
+            it outlives the runner.
         passed_at_gate: how many before one for any model, where all together are limited.
         automatic_ctx: the context that Ollama gave each model when last it had the choice.
     """
@@ -98,7 +99,7 @@ class State:
         self.fairness = Fairness()
         self.charges: dict[RequestId, Charge] = {}
         self.passed_in_bin: dict[BinId, int] = {}
-        self.passed_at_model: dict[ModelKey, int] = {}
+        self.passed_at_runner: dict[tuple[BinId, ModelKey], int] = {}
         self.passed_at_gate = 0
         self.turn_ends = math.inf
         self.runners: dict[tuple[BinId, ModelKey], Runner] = {}

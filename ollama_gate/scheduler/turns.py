@@ -36,15 +36,16 @@ def turn_at(state: State, runner: Runner) -> Turn | None:
 
 def take(state: State, runner: Runner, turn: Turn) -> Request:
     """The one of the two whose turn it really is; it is taken to start now."""
-    passed, limit = state.passed_at_model, state.policy.k_slot
-    count = passed.get(runner.model, 0)
+    passed, limit = state.passed_at_runner, state.policy.k_slot
+    place = runner.bin.id, runner.model
+    count = passed.get(place, 0)
     if turn.elder is None or turn.elder is turn.fair:
-        passed.pop(runner.model, None)
+        passed.pop(place, None)
         return turn.fair
     if count >= limit:
-        passed.pop(runner.model, None)
+        passed.pop(place, None)
         return turn.elder
-    passed[runner.model] = count + 1
+    passed[place] = count + 1
     return turn.fair
 
 
@@ -62,7 +63,8 @@ def first_of(state: State, turns: Sequence[tuple[Runner, Turn]]) -> tuple[Runner
     if elder is fair or state.passed_at_gate >= state.policy.k_slot:
         state.passed_at_gate = 0
         # It is the one to start there as well.
-        state.passed_at_model[elder[0].model] = state.policy.k_slot
+        runner = elder[0]
+        state.passed_at_runner[runner.bin.id, runner.model] = state.policy.k_slot
         return elder
     state.passed_at_gate += 1
     return fair
