@@ -4,7 +4,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,69 +153,7 @@ def test_whoever_needs_more_than_the_most_falls_short_whatever_else_goes(
 # -------------------------------------------------------------------- the line
 
 
-@st.composite
-def requests(draw: st.DrawFn) -> list[Request]:
-    drawn = draw(st.lists(st.tuples(st.integers(0, 400), st.sampled_from(Priority)), max_size=8))
-    return [
-        a_request(str(number), "a", float(at), priority=priority)
-        for number, (at, priority) in enumerate(drawn)
-    ]
-
-
-def a_line(requests: Sequence[Request]) -> Line:
-    line = Line(TAU_S)
-    for request in requests:
-        line.join(request)
-    return line
-
-
-@given(requests=requests(), now=st.integers(0, 800))
-def test_the_overdue_stand_first_by_the_end_of_their_patience_the_others_by_class_and_age(
-    requests: list[Request], now: float
-) -> None:
-    line = a_line(requests)
-    order = line.in_order(now)
-    assert sorted(r.id for r in order) == sorted(r.id for r in requests)
-    assert list(line) == requests
-    for ahead, behind in pairwise(order):
-        if line.overdue(behind, now):
-            assert line.overdue(ahead, now)
-            assert line.patience_ends_at(ahead) <= line.patience_ends_at(behind)
-        elif not line.overdue(ahead, now):
-            assert (ahead.priority, ahead.arrived_at) <= (behind.priority, behind.arrived_at)
-
-
-@given(requests=requests(), now=st.integers(0, 800), later=st.integers(0, 400))
-def test_the_overdue_keep_their_order_for_ever(
-    requests: list[Request], now: float, later: float
-) -> None:
-    line = a_line(requests)
-    overdue = [request for request in line.in_order(now) if line.overdue(request, now)]
-    afterwards = [request for request in line.in_order(now + later) if request in overdue]
-    assert afterwards == overdue
-
-
-@given(requests=requests(), newcomer=st.sampled_from(Priority), now=st.integers(0, 800))
-def test_a_newcomer_never_stands_before_the_overdue(
-    requests: list[Request], newcomer: Priority, now: float
-) -> None:
-    line = a_line([request for request in requests if request.arrived_at <= now])
-    overdue = [request for request in line.in_order(now) if line.overdue(request, now)]
-    line.join(a_request("new", "a", now, priority=newcomer))
-    assert line.in_order(now)[: len(overdue)] == overdue
-
-
-def test_of_two_who_came_together_the_first_stands_first() -> None:
-    first, second = a_request("first", "a", 5.0), a_request("second", "a", 5.0)
-    line = a_line([first, second])
-    assert line.in_order(6) == [first, second]
-    assert line.in_order(600) == [first, second]
-    line.leave(first.id)
-    line.join(first)
-    assert line.in_order(6) == [second, first]
-
-
-Guest = tuple[tuple[str, Launch, int, tuple[str, ...]], float, Priority]
+Guest = tuple[tuple[str, Launch, int, tuple[str, ...]], float, Priority, str]
 
 kinds = st.tuples(
     st.sampled_from(["a", "b"]),
@@ -229,98 +166,152 @@ guests = st.tuples(
     # So few times and classes that many come together.
     st.one_of(st.integers(0, 40), st.floats(0, 40)),
     st.sampled_from(Priority),
+    st.sampled_from(["ann", "bob"]),
 )
+looks = st.lists(
+    st.tuples(st.sampled_from(Priority), st.integers(0, 50), st.integers(0, 20)), max_size=8
+)
+"""A class is looked at: how patient it is just then, and how long after the last look."""
+
+varied = {
+    "drawn": st.lists(guests, max_size=25),
+    "leaving": st.sets(st.integers(0, 24)),
+    "looked": looks,
+}
 
 
-def a_varied_line(
-    drawn: Sequence[Guest],
-    leaving: set[int],
-    tau_s: tuple[float, float, float],
-) -> tuple[Line, list[Request]]:
-    """A line that some have left again, and who is in it in the order of joining."""
-    line, joined = Line(tau_s), []
-    for number, ((model, launch, num_ctx, bins), at, priority) in enumerate(drawn):
-        request = a_request(
-            str(number), model, at, launch=launch, num_ctx=num_ctx, bins=bins, priority=priority
-        )
-        line.join(request)
-        joined.append(request)
-    for number in sorted(leaving):
-        if number < len(drawn):
-            joined.remove(line.leave(RequestId(str(number))))
-    return line, joined
+class Watched:
+    """A line, and beside it who waits and who is overdue by the plain definition."""
 
+    def __init__(self, drawn: Sequence[Guest]) -> None:
+        self.line = Line(TAU_S)
+        self.joined: list[Request] = []
+        self.latches = dict.fromkeys(Priority, -math.inf)
+        self.now = 40.0
+        for number, ((model, launch, num_ctx, bins), at, priority, client) in enumerate(drawn):
+            self.join(
+                a_request(
+                    str(number),
+                    model,
+                    at,
+                    launch=launch,
+                    num_ctx=num_ctx,
+                    bins=bins,
+                    priority=priority,
+                    client=client,
+                )
+            )
 
-def in_order_by_definition(
-    joined: Sequence[Request], tau_s: tuple[float, float, float], now: float
-) -> list[Request]:
-    """The overdue by the end of their patience, then the others by class; then age, then turn."""
-    ends_at = {request.id: request.arrived_at + tau_s[request.priority] for request in joined}
-    overdue = [request for request in joined if ends_at[request.id] <= now]
-    others = [request for request in joined if ends_at[request.id] > now]
-    return [
-        *sorted(overdue, key=lambda request: (ends_at[request.id], request.arrived_at)),
-        *sorted(others, key=lambda request: (request.priority, request.arrived_at)),
-    ]
+    def join(self, request: Request) -> None:
+        self.line.join(request)
+        self.joined.append(request)
+
+    def leave(self, numbers: set[int]) -> None:
+        for number in sorted(numbers):
+            if RequestId(str(number)) in self.line:
+                self.joined.remove(self.line.leave(RequestId(str(number))))
+
+    def look(self, looked: Sequence[tuple[Priority, int, int]]) -> None:
+        for priority, patience_s, pause_s in looked:
+            self.now += pause_s
+            self.line.latch(priority, patience_s, self.now)
+            late = [
+                request.arrived_at
+                for request in self.joined
+                if request.priority is priority and request.arrived_at + patience_s <= self.now
+            ]
+            self.latches[priority] = max([self.latches[priority], *late])
+
+    def is_overdue(self, request: Request) -> bool:
+        return request.arrived_at <= self.latches[request.priority]
+
+    @property
+    def overdue(self) -> list[Request]:
+        """The overdue, by their virtual deadlines; who joined first is first of equals."""
+        overdue = [request for request in self.joined if self.is_overdue(request)]
+        return sorted(overdue, key=lambda request: request.arrived_at + TAU_S[request.priority])
+
+    @property
+    def in_order(self) -> list[Request]:
+        """The overdue first, then the others by class and age."""
+        others = [request for request in self.joined if not self.is_overdue(request)]
+        in_order = sorted(others, key=lambda request: (request.priority, request.arrived_at))
+        return [*self.overdue, *in_order]
 
 
 def kind_of(request: Request) -> object:
     return request.model, request.launch, request.num_ctx, frozenset(request.needs)
 
 
-varied = {
-    "drawn": st.lists(guests, max_size=25),
-    "leaving": st.sets(st.integers(0, 24)),
-    "tau_s": st.sampled_from([(2.0, 12.0, 30.0), (0.0, 5.0, 5.0), (7.3, 0.1, math.inf)]),
-    "now": st.one_of(st.integers(0, 80), st.floats(0, 80)),
-}
+@given(**varied)
+def test_the_line_stands_as_a_plain_sort_by_the_definition_says(
+    drawn: list[Guest], leaving: set[int], looked: list[tuple[Priority, int, int]]
+) -> None:
+    watched = Watched(drawn)
+    watched.look(looked[:4])
+    watched.leave(leaving)
+    watched.look(looked[4:])
+    line = watched.line
+    assert list(line) == watched.joined
+    assert len(line) == len(watched.joined)
+    assert line.in_order() == watched.in_order
+    for request in watched.joined:
+        assert line.overdue(request) == watched.is_overdue(request)
 
 
 @given(**varied)
-def test_the_line_and_its_heads_stand_as_a_plain_sort_by_the_definition_says(
-    drawn: list[Guest],
-    leaving: set[int],
-    tau_s: tuple[float, float, float],
-    now: float,
+def test_the_first_overdue_of_a_model_is_whose_virtual_deadline_is_first(
+    drawn: list[Guest], leaving: set[int], looked: list[tuple[Priority, int, int]]
 ) -> None:
-    line, joined = a_varied_line(drawn, leaving, tau_s)
-    order = in_order_by_definition(joined, tau_s, now)
-    assert list(line) == joined
-    assert line.in_order(now) == order
-    first = {kind_of(request): request for request in reversed(order)}
-    heads = [request for request in order if first[kind_of(request)] is request]
-    assert line.heads(now) == heads
+    watched = Watched(drawn)
+    watched.look(looked)
+    watched.leave(leaving)
     for model in ("a", "b", "nobody's"):
-        assert line.heads(now, ModelKey(model)) == [r for r in heads if r.model == model]
+        first = next((r for r in watched.overdue if r.model == model), None)
+        assert watched.line.first_overdue(watched.line.groups(ModelKey(model))) == first
 
 
 @given(**varied)
-def test_whoever_is_the_first_of_the_heads_each_time_is_the_next_of_all(
-    drawn: list[Guest],
-    leaving: set[int],
-    tau_s: tuple[float, float, float],
-    now: float,
+def test_the_overdue_stay_overdue_and_keep_their_order_before_any_newcomer(
+    drawn: list[Guest], leaving: set[int], looked: list[tuple[Priority, int, int]]
 ) -> None:
-    line, joined = a_varied_line(drawn, leaving, tau_s)
-    for request in in_order_by_definition(joined, tau_s, now):
-        assert line.heads(now)[0] == request
-        line.leave(request.id)
-    assert line.heads(now) == []
-    assert list(line.rows()) == []
+    watched = Watched(drawn)
+    watched.look(looked[:4])
+    watched.leave(leaving)
+    before = watched.overdue
+    for priority in Priority:
+        watched.join(a_request(f"new {priority}", "a", watched.now, priority=priority))
+    watched.look(looked[4:])
+    after = [request for request in watched.line.in_order() if request in before]
+    assert after == before
+    assert all(watched.line.overdue(request) for request in before)
 
 
 @given(**varied)
-def test_a_line_knows_its_eldest_its_rows_and_whose_patience_ends_next(
-    drawn: list[Guest],
-    leaving: set[int],
-    tau_s: tuple[float, float, float],
-    now: float,
+def test_who_is_overdue_next_is_the_eldest_of_a_class_who_is_not_yet(
+    drawn: list[Guest], leaving: set[int], looked: list[tuple[Priority, int, int]]
 ) -> None:
-    line, joined = a_varied_line(drawn, leaving, tau_s)
-    assert line.eldest_arrived_at() == min((r.arrived_at for r in joined), default=None)
-    ends = [line.patience_ends_at(request) for request in joined]
-    ahead = [at for at in ends if at > now]
-    assert min(line.patience_ends(now), default=None) == min(ahead, default=None)
+    watched = Watched(drawn)
+    watched.look(looked)
+    watched.leave(leaving)
+    for priority in Priority:
+        others = [
+            request.arrived_at
+            for request in watched.joined
+            if request.priority is priority and not watched.is_overdue(request)
+        ]
+        assert watched.line.patient_since(priority) == min(others, default=None)
+
+
+@given(**varied)
+def test_a_line_knows_its_kinds_its_rows_and_its_clients(
+    drawn: list[Guest], leaving: set[int], looked: list[tuple[Priority, int, int]]
+) -> None:
+    watched = Watched(drawn)
+    watched.look(looked)
+    watched.leave(leaving)
+    line, joined = watched.line, watched.joined
+    assert set(line.models()) == {request.model for request in joined}
     rows = list(line.rows())
     assert line.as_joined(request for row in rows for request in row) == joined
     for row in rows:
@@ -328,6 +319,87 @@ def test_a_line_knows_its_eldest_its_rows_and_whose_patience_ends_next(
         assert [r.arrived_at for r in row] == sorted(r.arrived_at for r in row)
     of_a = [request for row in line.rows(ModelKey("a")) for request in row]
     assert line.as_joined(of_a) == [request for request in joined if request.model == "a"]
+    for client in ("ann", "bob", "nobody"):
+        own = [request for request in joined if request.client == client]
+        assert line.waiting_of(client) == len(own)
+        for priority in Priority:
+            assert (client in line.clients(priority)) == (priority in {r.priority for r in own})
+
+
+@given(**varied)
+def test_the_sums_over_those_who_wait_are_what_adding_up_gives_and_nothing_is_left_of_nobody(
+    drawn: list[Guest], leaving: set[int], looked: list[tuple[Priority, int, int]]
+) -> None:
+    watched = Watched(drawn)
+    watched.look(looked)
+    watched.leave(leaving)
+    line, now_us = watched.line, round(watched.now * 1e6)
+    for priority, everybody in zip(Priority, line.everybody, strict=True):
+        own = [r for r in watched.joined if r.priority is priority]
+        ages_us = [now_us - round(request.arrived_at * 1e6) for request in own]
+        assert len(everybody) == len(own)
+        assert everybody.squares(watched.now) == sum(age * age for age in ages_us) / 1e12
+    groups = [group for model in line.models() for group in line.groups(model)]
+    for priority in Priority:
+        ranks = [group.ranks[priority] for group in groups]
+        assert sum(len(rank) for rank in ranks) == len(line.everybody[priority])
+        assert sum(rank.sum_us for rank in ranks) == line.everybody[priority].sum_us
+        assert sum(rank.sum_us2 for rank in ranks) == line.everybody[priority].sum_us2
+        for rank in ranks:
+            by_client = [request for own in rank.by_client.values() for request in own]
+            assert sorted(r.id for r in by_client) == sorted(r.id for r in rank.row)
+    watched.leave(set(range(len(drawn))))
+    assert [line.everybody[p].squares(watched.now) for p in Priority] == [0.0, 0.0, 0.0]
+    assert (list(line.models()), list(line.rows())) == ([], [])
+
+
+def test_of_two_who_came_together_the_first_stands_first() -> None:
+    line = Line(TAU_S)
+    first, second = a_request("first", "a", 5.0), a_request("second", "a", 5.0)
+    line.join(first)
+    line.join(second)
+    assert line.in_order() == [first, second]
+    line.latch(Priority.NORMAL, 120.0, 600.0)
+    assert line.in_order() == [first, second]
+    line.leave(first.id)
+    line.join(first)
+    assert line.in_order() == [second, first]
+
+
+@given(
+    deadlines=st.lists(st.one_of(st.just(math.inf), st.integers(0, 60)), max_size=12),
+    max_wait_s=st.sampled_from([0.0, 20.0]),
+    leaving=st.sets(st.integers(0, 11)),
+    now=st.integers(0, 80),
+)
+def test_everybody_whose_deadline_has_come_is_told_once_in_its_order(
+    deadlines: list[float], max_wait_s: float, leaving: set[int], now: int
+) -> None:
+    line = Line(TAU_S, max_wait_s)
+    for number, at in enumerate(deadlines):
+        line.join(a_request(str(number), "a", float(number), deadline_at=at))
+    for number in leaving & set(range(len(deadlines))):
+        line.leave(RequestId(str(number)))
+    ends = {
+        request.id: min(request.deadline_at, request.arrived_at + (max_wait_s or math.inf))
+        for request in line
+    }
+    assert line.next_deadline() == min(ends.values(), default=math.inf)
+    late = sorted((r for r in line if ends[r.id] <= now), key=lambda r: ends[r.id])
+    assert line.expired(now) == late
+    assert line.expired(now) == []
+    assert line.next_deadline() == min((at for at in ends.values() if at > now), default=math.inf)
+
+
+def test_who_leaves_and_comes_back_with_another_deadline_has_that_one() -> None:
+    line = Line(TAU_S)
+    line.join(a_request("1", "a", deadline_at=5.0))
+    line.leave(RequestId("1"))
+    later = a_request("1", "a", deadline_at=9.0)
+    line.join(later)
+    assert line.expired(7) == []
+    assert line.next_deadline() == 9
+    assert line.expired(9) == [later]
 
 
 # -------------------------------------------------------------------- serves
