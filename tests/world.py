@@ -1345,13 +1345,14 @@ class World:
                 return told.state
         if trouble := self._trouble(ollama, there, (bin_id, eldest.model)):
             return trouble
-        if self.cards[bin_id].live and any(
+        cards = [card for card in self.cards.values() if card.bin.upstream == ollama.upstream.name]
+        if any(card.live for card in cards) and any(
             at + self.policy.recovery_s > self.now
             for key, at in self.gone_at.items()
             if self._upstream_of(key) is ollama
         ):
             return "memory on its way back"
-        if not self.cards[bin_id].live and self._unread(self.cards[bin_id]):
+        if any(not card.live and self._unread(card) for card in cards):
             return "memory on its way back"
         return self._in_use(there)
 
