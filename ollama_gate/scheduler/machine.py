@@ -184,8 +184,7 @@ class Machine(Mending):
             # Victims already serve nobody new; they go when the load is over.
             return
         for runner in plan.victims:
-            # The same runner may make room for several.
-            if runner.resident and runner.idle:
+            if runner.idle:
                 costs = {cost.name: cost for cost in plan.choice.victims}
                 reason = Evicted(
                     for_model=request.name,
