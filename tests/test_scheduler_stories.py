@@ -10,6 +10,7 @@ from tests.play import (
     GIB,
     HIGH,
     LOW,
+    NORMAL,
     Play,
     a_resident,
     evict,
@@ -214,30 +215,29 @@ def test_patience_is_shorter_for_a_higher_class() -> None:
 
 
 def in_its_quantum() -> Play:
-    """`a` loaded in 2 s and has waiting work; `b`, whose load takes 2 s, is overdue at 24 s.
+    """`a` loaded in 2 s and has waiting work; `b`, whose load takes 2 s, is overdue at once.
 
     The quantum is 6 * (2 + 2) = 24 s: from 8 s, when `a` became resident, to 32 s.
     """
-    play = Play(tau_s=(0, 20, 40), kappa=6, keep_alive_s=math.inf)
+    play = Play(tau_s=(0, 20, 40), beta=0, kappa_hi=6, finish=0, keep_alive_s=math.inf)
     play.arrives(0, "b0", "b")
     play.loaded(2, "b")
     play.leaves(3, "b0")
     play.arrives(4, "a1", "a")
     play.unloaded(6, "b")
     assert play.loaded(8, "a") == [forward("a1", 4)]
-    play.arrives(8, "b1", "b", priority=HIGH)
-    play.arrives(9, "a2", "a", priority=LOW)
+    play.arrives(8, "a2", "a", priority=LOW)
+    play.arrives(9, "b1", "b", priority=HIGH)
     return play
 
 
 def test_a_model_with_waiting_work_keeps_its_quantum_even_from_the_impatient() -> None:
     play = in_its_quantum()
-    assert play.leaves(10, "a1") == [forward("a2", 1)]
-    play.arrives(11, "a3", "a", priority=LOW)
+    play.arrives(9.5, "a3", "a", priority=LOW)
+    assert play.leaves(10, "a1") == [forward("a2", 2)]
     assert play.wakes_at() == 32
-    assert play.ticks(31.5) == []
-    assert play.leaves(31.5, "a2") == [forward("a3", 20.5)]
-    play.arrives(31.7, "a4", "a", priority=LOW)
+    play.arrives(31, "a4", "a", priority=LOW)
+    assert play.leaves(31.5, "a2") == [forward("a3", 22)]
     assert play.ticks(32) == []
     assert play.leaves(33, "a3") == [evict("a", "b", "8.0GiB")]
 
@@ -257,31 +257,39 @@ def test_a_model_serves_at_least_one_before_it_must_go_however_long_its_load_too
     assert play.leaves(102, "a1") == [evict("a", "b", "8.0GiB")]
 
 
-def test_an_elder_is_not_drained_for_a_younger_one() -> None:
-    play = Play(tau_s=(0, 10, 20), kappa=0)
+def test_once_it_has_had_its_turn_a_model_goes_though_elders_wait_for_it_and_they_are_next() -> (
+    None
+):
+    play = Play(tau_s=(0, 10, 20), beta=0, kappa=0)
     play.arrives(0, "a1", "a")
     play.loaded(1, "a")
     play.arrives(2, "a2", "a")
     play.arrives(3, "b1", "b")
-    play.arrives(4, "a3", "a")
-    # All are overdue; `a2` has waited for longer than `b1`, `a3` has not.
-    assert play.ticks(20) == []
-    assert play.leaves(21, "a1") == [forward("a2", 19)]
-    assert play.leaves(22, "a2") == [evict("a", "b", "8.0GiB")]
+    assert play.ticks(12) == []
+    # Now both are overdue, and `a2` has waited for longer; but its model has had its turn.
+    assert play.ticks(13) == []
+    assert play.leaves(14, "a1") == [evict("a", "b", "8.0GiB")]
+    play.arrives(14, "b2", "b")
+    assert play.unloaded(15, "a") == [load("b", "b1", waited=12)]
+    assert play.loaded(16, "b") == [forward("b1", 13)]
+    assert play.leaves(17, "b1") == [evict("b", "a", "8.0GiB")]
+    assert play.unloaded(18, "b") == [load("a", "a2", waited=16)]
 
 
-def test_while_somebody_overdue_waits_nobody_else_is_loaded() -> None:
-    play = Play(tau_s=(0, 10, 20), kappa=100)
+def test_before_somebody_overdue_only_so_many_others_are_loaded() -> None:
+    play = Play(tau_s=(0, 10, 20), beta=0, kappa=100, k_load=1, max_loaded=6)
     play.arrives(0, "a1", "a")
     play.arrives(0, "a2", "a")
     play.loaded(1, "a")
     play.arrives(2, "b1", "b")
     play.ticks(12)
-    assert play.arrives(13, "c1", "c") == []
+    assert play.arrives(13, "c1", "c") == [load("c", "c1", free=8, alone=False)]
+    play.loaded(14, "c")
+    assert play.arrives(15, "d1", "d") == []
 
 
 def test_draining_is_undone_when_the_elder_leaves() -> None:
-    play = Play(tau_s=(0, 10, 20), kappa=0)
+    play = Play(tau_s=(0, 10, 20), beta=0, kappa=0)
     play.arrives(0, "a1", "a", parallel=2)
     play.loaded(1, "a")
     play.arrives(2, "b1", "b")
@@ -291,7 +299,7 @@ def test_draining_is_undone_when_the_elder_leaves() -> None:
 
 
 def test_idle_victims_go_at_once_and_busy_ones_when_they_are_done() -> None:
-    play = Play(tau_s=(0, 10, 20), kappa=0, max_loaded=6)
+    play = Play(tau_s=(0, 10, 20), beta=0, kappa=0, max_loaded=6)
     play.arrives(0, "c1", "c")
     play.loaded(1, "c")
     play.arrives(2, "a1", "a")
@@ -300,7 +308,7 @@ def test_idle_victims_go_at_once_and_busy_ones_when_they_are_done() -> None:
     play.arrives(5, "big", "b", size=22)
     assert play.ticks(15) == [evict("c", "b", "18.0GiB", idle=11)]
     assert play.unloaded(16, "c") == []
-    assert play.leaves(17, "a1") == [evict("a", "b", "14.0GiB")]
+    assert play.leaves(17, "a1") == [evict("a", "b", "18.0GiB")]
     assert play.unloaded(18, "a") == [load("b", "big", size=22, waited=13)]
 
 
@@ -329,7 +337,7 @@ def test_a_busy_model_goes_before_one_that_somebody_waits_for() -> None:
 
 
 def test_an_idle_model_goes_as_soon_as_nobody_else_is_left_to_be_served_before() -> None:
-    play = Play(tau_s=(0, 10, 1000), kappa=0, max_loaded=2)
+    play = Play(tau_s=(0, 10, 1000), beta=0, kappa=0, kappa_hi=0, max_loaded=2)
     play.arrives(0, "c1", "c")
     play.loaded(1, "c")
     play.leaves(2, "c1")
@@ -717,18 +725,35 @@ def test_nothing_expires_while_something_is_being_loaded() -> None:
 # -------------------------------------------------------------------- the end of the line
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
-    play = Play(queue_max_size=1)
+def test_a_full_queue_refuses_and_says_how_long_its_class_waits() -> None:
+    play = Play(queue_max_size=3, first_load_s=10, first_load_bytes_per_s=math.inf)
     play.arrives(0, "1", "a")
-    assert play.arrives(5, "2", "b") == [refuse("2", Refusal.QUEUE_FULL, retry_after_s=5.0)]
-    assert play.arrives(0.5 + 200, "3", "b") == [
-        refuse("3", Refusal.QUEUE_FULL, retry_after_s=120.0)
-    ]
+    play.arrives(0, "2", "b", priority=HIGH)
+    play.arrives(0, "3", "b", priority=LOW)
+    # `a` is on its way, `b` will have to be loaded; an answer takes 4 s, as far as anybody knows.
+    for priority, wait_s in [(HIGH, 10 + 4), (NORMAL, 4 + 10 + 4), (LOW, 4 + 10 + 4 + 4)]:
+        assert play.arrives(5, "late", "c", priority=priority) == [
+            refuse("late", Refusal.QUEUE_FULL, retry_after_s=wait_s)
+        ]
+
+
+def test_nobody_is_told_to_stay_away_for_more_than_two_minutes() -> None:
+    play = Play(queue_max_size=1, first_service_s=500)
+    play.arrives(0, "1", "a")
+    assert play.arrives(5, "2", "b") == [refuse("2", Refusal.QUEUE_FULL, retry_after_s=120.0)]
 
 
 def full_queue() -> Play:
-    """`a` serves one of two; a request for `b` fills the queue."""
-    play = Play(queue_max_size=1, bins={"u/0": "u", "v/0": "v"})
+    """`a` serves one of two; a request for `b`, which takes 2 s and 4 s, fills the queue.
+
+    There are two bins to share the work.
+    """
+    play = Play(
+        queue_max_size=1,
+        first_load_s=2,
+        first_load_bytes_per_s=math.inf,
+        bins={"u/0": "u", "v/0": "v"},
+    )
     play.arrives(0, "1", "a", parallel=2)
     play.loaded(1, "a")
     play.arrives(2, "2", "b")
@@ -745,25 +770,26 @@ def test_who_was_accepted_before_is_not_refused_for_a_full_queue() -> None:
 def test_whoever_gets_a_slot_at_once_needs_no_place_in_the_queue() -> None:
     play = full_queue()
     assert play.arrives(3, "3", "a") == [forward("3")]
-    assert play.arrives(4, "4", "a") == [refuse("4", Refusal.QUEUE_FULL, retry_after_s=2.0)]
+    assert play.arrives(4, "4", "a") == [refuse("4", Refusal.QUEUE_FULL, retry_after_s=3.0)]
 
 
 def test_a_slot_of_a_draining_model_is_not_to_be_had() -> None:
     play = full_queue()
     play.ticks(200)
-    assert play.arrives(201, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=120.0)]
+    assert play.arrives(201, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=3.0)]
 
 
 def test_a_slot_at_an_upstream_that_is_away_is_not_to_be_had() -> None:
     play = full_queue()
     play.loses(3)
-    assert play.arrives(4, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=2.0)]
+    # One bin is left to do the work.
+    assert play.arrives(4, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=6.0)]
 
 
 def test_a_slot_elsewhere_is_not_to_be_had() -> None:
     play = full_queue()
     assert play.arrives(4, "3", "a", bins=("v/0",)) == [
-        refuse("3", Refusal.QUEUE_FULL, retry_after_s=2.0)
+        refuse("3", Refusal.QUEUE_FULL, retry_after_s=3.0)
     ]
 
 
@@ -772,7 +798,7 @@ def test_a_slot_that_somebody_waits_for_is_not_to_be_had() -> None:
     play.arrives(0, "1", "a")
     play.loaded(1, "a")
     play.arrives(2, "2", "a")
-    assert play.arrives(3, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=1.0)]
+    assert play.arrives(3, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=4.0)]
 
 
 def test_a_queue_of_no_length_tells_the_least_there_is() -> None:
@@ -815,7 +841,7 @@ def test_a_failed_load_refuses_all_of_its_kind_in_the_upstreams_words() -> None:
     play.arrives(0, "1", "a")
     play.arrives(0, "2", "a")
     play.arrives(0, "3", "a", launch=WIDE, num_ctx=8192)
-    play.arrives(0, "4", "b")
+    play.arrives(0, "4", "b", priority=LOW)
     assert play.load_fails(1, "a", "out of memory") == [
         refuse("1", Refusal.LOAD_FAILED, status=500, text="out of memory"),
         refuse("2", Refusal.LOAD_FAILED, status=500, text="out of memory"),
@@ -1052,15 +1078,25 @@ def test_an_empty_bin_is_taken_before_anybody_is_evicted() -> None:
     assert play.arrives(3, "2", "b", bins=("u/0", "v/0")) == [load("b", "2", where="v/0")]
 
 
-def test_who_cannot_be_placed_anywhere_keeps_every_bin_free_of_others() -> None:
-    play = Play(bins={"u/0": "u", "v/0": "v"}, tau_s=(0, 10, 20), kappa=1000)
+def test_who_cannot_be_placed_anywhere_has_one_bin_kept_free_of_others() -> None:
+    play = Play(
+        bins={"u/0": "u", "v/0": "v"},
+        tau_s=(0, 10, 20),
+        beta=0,
+        kappa=1000,
+        kappa_hi=1000,
+        k_load=0,
+    )
     for at, where in [(0, "u/0"), (1, "v/0")]:
         play.arrives(at, f"runs at {where}", "a", bins=(where,))
         play.arrives(at, f"waits for {where}", "a", bins=(where,), priority=LOW)
         play.loaded(at, "a", where)
     play.arrives(2, "3", "b", bins=("u/0", "v/0"))
     assert play.ticks(12) == []
-    assert play.arrives(13, "4", "c", bins=("u/0", "v/0")) == []
+    assert play.arrives(13, "4", "c", bins=("u/0",)) == []
+    assert play.arrives(14, "5", "d", bins=("u/0", "v/0")) == [
+        load("d", "5", where="v/0", free=8, alone=False)
+    ]
 
 
 def test_max_loaded_is_one_figure_for_all_cards_of_an_upstream() -> None:
@@ -1072,7 +1108,7 @@ def test_max_loaded_is_one_figure_for_all_cards_of_an_upstream() -> None:
     assert play.unloaded(4, "c") == [load("d", "2", where="u/1", waited=1)]
 
 
-def test_a_bin_asks_its_own_before_those_of_another() -> None:
+def test_where_the_number_counts_whoever_costs_least_goes_whatever_card_it_is_on() -> None:
     play = Play(bins={"u/0": "u", "u/1": "u"}, max_loaded=2)
     play.arrives(0, "1", "c", bins=("u/1",))
     play.loaded(1, "c", "u/1")
@@ -1080,7 +1116,9 @@ def test_a_bin_asks_its_own_before_those_of_another() -> None:
     play.arrives(3, "2", "d", bins=("u/0",))
     play.loaded(4, "d")
     play.leaves(5, "2")
-    assert play.arrives(6, "3", "e", bins=("u/0",)) == [evict("d", "e", "max_loaded=2", idle=1)]
+    assert play.arrives(6, "3", "e", bins=("u/0",)) == [
+        evict("c", "e", "max_loaded=2", idle=4, where="u/1")
+    ]
 
 
 def test_what_one_bin_is_promised_is_not_given_to_another() -> None:
@@ -1094,13 +1132,13 @@ def test_what_one_bin_is_promised_is_not_given_to_another() -> None:
     assert play.unloaded(15, "c") == [load("d", "2", where="u/1", waited=13)]
 
 
-def test_one_runner_may_make_room_for_two() -> None:
+def test_each_of_two_cards_has_somebody_who_makes_room_on_it() -> None:
     play = Play(bins={"u/0": "u", "u/1": "u", "u/2": "u"}, max_loaded=2, heard=False)
     play.arrives(0, "1", "e", bins=("u/1",))
     play.arrives(1, "2", "b", bins=("u/0",))
     assert play.sees(2, a_resident("a"), a_resident("c", bin="u/2")) == [
-        evict("a", "e", "max_loaded=2"),
-        evict("c", "b", "max_loaded=2", where="u/2"),
+        evict("c", "e", "max_loaded=2", where="u/2"),
+        evict("a", "b", "max_loaded=2"),
     ]
 
 
