@@ -273,7 +273,7 @@ def test_who_wants_the_cpu_takes_nothing_of_the_card_and_leaves_nobody_there() -
 
 
 def test_the_cpu_and_the_card_take_turns_for_one_model_and_not_request_by_request() -> None:
-    play = Play(tau_s=(10, 10, 10), kappa=2)
+    play = Play(tau_s=(10, 10, 10), beta=0, kappa=2)
     play.arrives(0, "c1", "a", **on_cpu())
     play.loaded(1, "a", num_ctx=AUTO, reported_bytes=0)
     assert play.arrives(1, "v1", "a", **unnamed()) == []
@@ -283,10 +283,10 @@ def test_the_cpu_and_the_card_take_turns_for_one_model_and_not_request_by_reques
     assert play.ticks(11) == []
     assert play.leaves(12, "c2") == [evict("a", "a", "other options")]
     assert play.unloaded(13, "a") == [automatic("a", "v1", waited=12)]
+    assert play.arrives(13.5, "v2", "a", **unnamed()) == []
     assert play.loaded(14, "a", num_ctx=AUTO) == [forward("v1", 13)]
     # The one for the CPU is overdue, but whose turn it is has its quantum, too.
-    assert play.arrives(15, "v2", "a", **unnamed()) == []
-    assert play.leaves(16, "v1") == [forward("v2", 1)]
+    assert play.leaves(16, "v1") == [forward("v2", 2.5)]
     assert play.leaves(18, "v2") == [evict("a", "a", "other options")]
     assert play.unloaded(19, "a") == [load("a", "c3", size=0.0, launch=ON_CPU, waited=15)]
 

@@ -684,8 +684,9 @@ def test_a_runner_that_died_serves_nobody_new_and_its_request_is_sent_again_at_i
     assert play.runner_died(3, "1") == []
     assert play.snapshot().runners[0].draining
     assert play.leaves(3, "1") == [let_go("a", SAID)]
+    # By then it is decided that its model is next, for the sake of the other.
     assert play.arrives(3, "1", "a", arrived_at=0.0, accepted=True) == []
-    assert play.unloaded(4, "a") == [load("a", "1", waited=4)]
+    assert play.unloaded(4, "a") == [load("a", "2", waited=2)]
     assert play.loaded(5, "a") == [forward("1", 5)]
 
 

@@ -112,7 +112,7 @@ def test_room_is_being_made_for_the_next_and_another_is_behind_it() -> None:
 
 
 def a_drain() -> Play:
-    play = Play(tau_s=(10, 10, 10), kappa=0)
+    play = Play(tau_s=(10, 10, 10), beta=0, kappa=0)
     play.arrives(0, "1", "a", parallel=2)
     play.loaded(1, "a")
     play.arrives(2, "2", "b")
@@ -139,7 +139,7 @@ def test_when_patience_has_ended_a_victim_is_drained() -> None:
 
 
 def test_an_incumbent_within_its_quantum_is_waited_for() -> None:
-    play = Play(tau_s=(0, 10, 20), kappa=100)
+    play = Play(tau_s=(0, 10, 20), beta=0, kappa=100, k_load=0)
     play.sees(0.5, a_resident("b"))
     play.arrives(1, "0", "a", keep_alive_s=math.inf)
     play.unloaded(2, "b")
