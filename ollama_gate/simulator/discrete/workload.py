@@ -182,7 +182,7 @@ class Physics:
     loading_speed: float = 0.9
     gone_share: float = 0.5
     reading_s: float = 2.0
-    moving_reading_s: float = 0.25
+    moving_reading_s: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
