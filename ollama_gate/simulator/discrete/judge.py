@@ -41,23 +41,30 @@ def breaks_rules(cards: Sequence[Card], card: Card, model: ModelSpec, limit: int
     return listed >= limit or exceeds_share(card, model)
 
 
-def exceeds_share(card: Card, model: ModelSpec) -> bool:
-    """Ollama's own test, made where something is loaded on the card already."""
-    believed = believed_free_bytes(card)
+def exceeds_share(card: Card, model: ModelSpec, staying: Sequence[Runner] | None = None) -> bool:
+    """Ollama's own test, made where something is loaded on the card already.
+
+    Args:
+        card: where the load goes.
+        model: what is loaded.
+        staying: who will be listed then; those who are now if it is not said.
+    """
+    believed = believed_free_bytes(card, staying)
     return believed is not None and model.tested_bytes > believed * SHARE_PERCENT // 100
 
 
-def believed_free_bytes(card: Card) -> int | None:
+def believed_free_bytes(card: Card, staying: Sequence[Runner] | None = None) -> int | None:
     """What Ollama believes a card to have free; `None` while nothing is loaded there.
 
     It does not look again while something is: it asks the runner, which says what was free when
     it began less what it took, and its own sums can only lower the figure.
     """
-    listed = [runner for runner in card.runners if runner.phase is Phase.READY]
-    if not listed:
+    if staying is None:
+        staying = [runner for runner in card.runners if runner.phase is Phase.READY]
+    if not staying:
         return None
-    remembered = listed[0].free_at_load_bytes - listed[0].model.reported_bytes
-    own = card.spec.total_bytes - sum(runner.model.reported_bytes for runner in listed)
+    remembered = staying[0].free_at_load_bytes - staying[0].model.reported_bytes
+    own = card.spec.total_bytes - sum(runner.model.reported_bytes for runner in staying)
     return max(0, min(remembered, own))
 
 
