@@ -4,6 +4,7 @@ Three arguments, the strongest counts. Each leaves out what the others look at, 
 seldom reached; it is never above what anybody did who keeps within a card's memory.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -130,7 +131,7 @@ def _card_speeds(workload: Workload) -> Iterator[float]:
         here = [model for model in workload.models if is_at(model, upstream)]
         sizes = accumulate(sorted(model.footprint_bytes for model in here))
         count = max(1, sum(size <= card.total_bytes for size in sizes))
-        batches = sorted((float(m.parallel) ** physics.batching for m in here), reverse=True)
+        batches = sorted((math.pow(m.parallel, physics.batching) for m in here), reverse=True)
         together = accumulate(batches[:count])
         shared = (s / k**physics.sharing for k, s in enumerate(together, start=1))
         yield card.speed * max(shared, default=0.0)
@@ -181,7 +182,7 @@ def _load_holds(workload: Workload, model: ModelSpec, weigh: Weight) -> float:
 
 def _second_holds(workload: Workload, model: ModelSpec, weigh: Weight) -> float:
     """The same for one second of work, with all slots busy and nobody else on the card."""
-    together = float(model.parallel) ** workload.physics.batching
+    together = math.pow(model.parallel, workload.physics.batching)
     return min(
         weigh(model.footprint_bytes, card.total_bytes) / (card.speed * together)
         for _, card in _places(workload, model)

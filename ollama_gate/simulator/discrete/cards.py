@@ -196,7 +196,7 @@ class Card:
         self.version += 1
         if not self._busy:
             return None
-        speed = self.spec.speed / float(len(self._busy)) ** self._physics.sharing
+        speed = self.spec.speed / math.pow(len(self._busy), self._physics.sharing)
         if self.loading:
             speed *= self._physics.loading_speed
         next_s, next_runner = math.inf, None
@@ -223,7 +223,7 @@ class Card:
     def _share(self, count: int) -> float:
         """The speed of each of so many answers on one runner."""
         while len(self._batch) <= count:
-            self._batch.append(float(len(self._batch)) ** (self._physics.batching - 1.0))
+            self._batch.append(math.pow(len(self._batch), self._physics.batching - 1.0))
         return self._batch[count]
 
 
@@ -304,6 +304,10 @@ class Disk:
         self.readings.remove(reading)
         rest = reading.model.weights_bytes - reading.cached_bytes
         self.cache.keep(reading.model, reading.cached_bytes + int(rest * reading.read_share))
+
+    def is_read_ahead(self, model: ModelSpec) -> bool:
+        """Whether a model is being read although nobody loads it yet."""
+        return any(r.runner is None and r.model is model for r in self.readings)
 
     def next_end(self) -> tuple[float, Reading] | None:
         """Which reading is complete next, and when."""

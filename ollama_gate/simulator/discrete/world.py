@@ -148,15 +148,16 @@ class World:
         self._end(ticket, Outcome.FAILED if failed else Outcome.REFUSED, why)
 
     def prewarm(self, upstream: str, model: ModelSpec) -> bool:
-        """Read a file ahead, if nothing else is being read there; false if something is."""
+        """Read a file ahead, instead of another that is read ahead; false where it is no use."""
         disk = self.disks[upstream]
         loading = any(
             runner.phase is Phase.LOADING and self.cards[runner.bin].upstream == upstream
             for runner in self.runners.values()
         )
-        cached = disk.cache.of(model) >= model.weights_bytes
-        if disk.readings or loading or cached or not disk.upstream.page_cache_bytes:
+        known = disk.cache.of(model) >= model.weights_bytes or disk.is_read_ahead(model)
+        if loading or known or model.weights_bytes > disk.upstream.page_cache_bytes:
             return False
+        self._stop_prewarm(upstream)
         self.counts.prewarms += 1
         disk.advance(self.now)
         disk.begin(model, None)
