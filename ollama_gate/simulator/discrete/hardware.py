@@ -240,19 +240,21 @@ class Hardware:
 
     def _others_take(self, card: Card, wanted_bytes: int) -> None:
         card.foreign_bytes = wanted_bytes
-        self._read_soon(card)
+        card.reads_alike = 0
+        self._read_next(card)
 
     def _read_soon(self, card: Card) -> None:
-        """Something changes: read the card at the next turn, whether it was left alone or not."""
-        if not self.contender.reads_cards:
-            return
+        """Memory moves, or has just moved: whoever waits for that looks more often."""
         card.reads_alike = 0
-        physics = self.workload.physics
-        if card.moving:
-            when = self.now + physics.moving_reading_s
-        else:
-            when = (self.now // physics.reading_s + 1.0) * physics.reading_s
-        if when < card.reading_at or card.reading_at <= self.now:
+        self._read_at(card, self.now + self.workload.physics.moving_reading_s)
+
+    def _read_next(self, card: Card) -> None:
+        """Read a card at the next turn, whether it was left alone or not."""
+        reading_s = self.workload.physics.reading_s
+        self._read_at(card, (self.now // reading_s + 1.0) * reading_s)
+
+    def _read_at(self, card: Card, when: float) -> None:
+        if self.contender.reads_cards and when < card.reading_at:
             card.reading_at = when
             self.at(when, partial(self._read_if_due, card, when))
 
@@ -270,8 +272,8 @@ class Hardware:
         card.reads_alike = card.reads_alike + 1 if used == card.last_read_bytes else 1
         card.last_read_bytes = used
         card.reading_at = math.inf
-        if card.moving or card.reads_alike < READS_ALIKE:
-            alike = card.reads_alike
+        if card.moving:
             self._read_soon(card)
-            card.reads_alike = alike
+        elif card.reads_alike < READS_ALIKE:
+            self._read_next(card)
         self.contender.measured(card, used)

@@ -74,7 +74,11 @@ class World(Hardware):
                 ticks += 1
                 assert ticks < IDLE_TICKS, f"{self.contender.name} wakes again and again"
                 at = wake
-            if at > min(self.workload.ends_at_s, self._changed_at + STALLED_S):
+            if math.isinf(at) or (self._open and at > self._changed_at + STALLED_S):
+                self.counts.lost += self._open
+                break
+            if at > self.workload.ends_at_s:
+                self.now = self.workload.ends_at_s
                 break
             self._events += 1
             self.now = at
@@ -100,9 +104,6 @@ class World(Hardware):
             self._think(number, agent, 0, agent.starts_at_s)
 
     def _result(self) -> Result:
-        open_ones = [ticket for ticket in self._tickets if ticket.outcome is None]
-        if self.now < self.workload.ends_at_s:
-            self.counts.lost += len(open_ones)
         return Result(
             workload=self.workload.name,
             seed=self.workload.seed,
