@@ -14,7 +14,7 @@ from itertools import combinations
 from ollama_gate.simulator.discrete.cards import Card, Phase, Runner, Ticket
 from ollama_gate.simulator.discrete.contender import Contender
 from ollama_gate.simulator.discrete.judge import SHARE_PERCENT, exceeds_share
-from ollama_gate.simulator.discrete.workload import ModelSpec, load_s
+from ollama_gate.simulator.discrete.workload import CardSpec, ModelSpec, load_s
 from ollama_gate.simulator.discrete.world import World
 
 OUT_OF_MEMORY, FAILED = "memory ran out", "its model could not be loaded"
@@ -225,13 +225,13 @@ class Table(Exhaustive):
         key = card.id, frozenset(names)
         if key not in self._known:
             models = [self.world.models[name] for name in key[1]]
-            self._known[key] = coexist(models, card, share_rule=self._share_rule)
+            self._known[key] = coexist(models, card.spec, share_rule=self._share_rule)
         return self._known[key]
 
 
-def coexist(models: Sequence[ModelSpec], card: Card, *, share_rule: bool) -> bool:
+def coexist(models: Sequence[ModelSpec], card: CardSpec, *, share_rule: bool) -> bool:
     """Whether models may be resident together, loaded in the best order: the largest first."""
-    left = card.spec.total_bytes - card.spec.reserve_bytes
+    left = card.total_bytes - card.reserve_bytes
     for number, model in enumerate(sorted(models, key=lambda m: m.tested_bytes, reverse=True)):
         if share_rule and number and model.tested_bytes > left * SHARE_PERCENT // 100:
             return False
