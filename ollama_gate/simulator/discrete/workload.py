@@ -44,7 +44,7 @@ class Arrival:
     @property
     def is_served_by_all(self) -> bool:
         """Whether nothing but a refusal or a failure can end it before its answer."""
-        return math.isinf(self.deadline_s) and math.isinf(self.patience_s + self.cut_s)
+        return math.isinf(min(self.deadline_s, self.patience_s, self.cut_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
