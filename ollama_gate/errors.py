@@ -83,5 +83,9 @@ class StoreError(GateError):
     """What was learned cannot be written, or read, now; a later try may succeed."""
 
 
+class TraceError(GateError):
+    """A trace cannot be read; the text says which line, what was expected and what was found."""
+
+
 class ListenError(GateError):
     """The address to listen on cannot be had."""
