@@ -26,12 +26,12 @@ FLOOD_PATIENCE_S: Final = 200.0
 def bursts_and_chat(seed: int) -> Workload:
     """Bursts on four big models, normal and low, while somebody chats with a small one, high."""
     draw = Draw("burst_inter", seed)
-    chat = draw.model("chat", 4.5)
-    big = tuple(draw.model(f"big-{number}", draw.between(12.0, 14.5)) for number in range(4))
+    chat = draw.model("chat", 7.0)
+    big = tuple(draw.model(f"big-{number}", draw.between(12.0, 16.0)) for number in range(4))
     models = (chat, *big)
     traffic = Traffic(draw, models, None, (2.5, *(draw.between(3.0, 6.0) for _ in big)))
     arrivals: list[Arrival] = []
-    for at_s in islice(draw.instants(1 / 75), 10):
+    for at_s in islice(draw.instants(1 / 60), 12):
         model = draw.one_of([each.name for each in big])
         priority = draw.priority((0.0, 0.6, 0.4))
         arrivals.extend(

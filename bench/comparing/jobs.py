@@ -1,0 +1,121 @@
+"""The runs of a comparison: which there are, done in several processes, and remembered.
+
+A run depends on nothing but its job and the code, so what was found once is looked up for as long
+as neither has changed.
+"""
+
+import hashlib
+import pickle
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final
+
+from ollama_gate.replay.averages import mean
+from ollama_gate.replay.contenders import SCHEDULINGS
+from ollama_gate.replay.figures import Figures, figures
+from ollama_gate.simulator.workloads import FAMILIES
+
+ROOT: Final = Path(__file__).parents[2]
+REMEMBERED: Final = ROOT / "build" / "bench"
+FLOOD_SEEDS: Final = 3
+"""A flood lasts for more than an hour and differs little from another: so many seeds do."""
+
+Parameters = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One policy as a table shows it.
+
+    Attributes:
+        name: its head.
+        scheduling: whose name in `SCHEDULINGS`.
+        parameters: of the gate's policy, where it is the gate.
+    """
+
+    name: str
+    scheduling: str
+    parameters: Parameters = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run."""
+
+    column: Column
+    family: str
+    seed: int
+
+
+Outcomes = Mapping[str, Mapping[str, Figures]]
+"""By a column's name, then by family: the mean over the seeds."""
+
+
+def jobs(columns: Sequence[Column], families: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+    """Every column in every family, the longest runs first so that no process is left over."""
+    found = [
+        Job(column=column, family=family, seed=seed)
+        for family in families
+        for seed in (seeds[:FLOOD_SEEDS] if FAMILIES[family].flood else seeds)
+        for column in columns
+    ]
+    return sorted(found, key=lambda job: not FAMILIES[job.family].flood)
+
+
+def perform(todo: Sequence[Job], processes: int, *, fresh: bool) -> Outcomes:
+    """Do them all; the outcome does not depend on how many processes there are."""
+    runs: dict[str, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
+    with ProcessPoolExecutor(processes) as pool:
+        for job, done in zip(todo, pool.map(partial(_one, fresh=fresh), todo), strict=True):
+            runs[job.column.name][job.family].append(done)
+    return {
+        column: {family: mean(rows[family]) for family in FAMILIES if family in rows}
+        for column, rows in runs.items()
+    }
+
+
+def _one(job: Job, *, fresh: bool) -> Figures:
+    path = _remembered_at(job)
+    if path.exists() and not fresh:
+        found: Figures = pickle.loads(path.read_bytes())  # noqa: S301  nobody else writes there
+        return found
+    family = FAMILIES[job.family]
+    workload = family.make(job.seed)
+    result = SCHEDULINGS[job.column.scheduling].run(workload, dict(job.column.parameters))
+    done = figures(result)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{job.seed}")
+    scratch.write_bytes(pickle.dumps(done))
+    scratch.replace(path)
+    return done
+
+
+def _remembered_at(job: Job) -> Path:
+    scheduling = job.column.scheduling
+    known = (scheduling, job.column.parameters, job.family, job.seed)
+    text = f"{known} {_code(SCHEDULINGS[scheduling].ours)}"
+    return REMEMBERED / hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _code(ours: bool) -> str:
+    """A digest of what a run depends on besides its job."""
+    rooms = [
+        "simulator/discrete",
+        "simulator/workloads",
+        "replay",
+        *(["scheduler"] if ours else []),
+    ]
+    digest = hashlib.sha256()
+    for path in _sources(rooms):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(rooms: Iterable[str]) -> Iterable[Path]:
+    for room in rooms:
+        yield from sorted((ROOT / "ollama_gate" / room).rglob("*.py"))
