@@ -19,9 +19,9 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.comparing import tables
-from bench.comparing.jobs import Column, Outcomes, jobs, perform
+from bench.comparing.jobs import WORKLOADS, Column, Outcomes, jobs, perform
+from bench.comparing.targets import targets
 from ollama_gate.replay.contenders import PROFILES, SCHEDULINGS
-from ollama_gate.simulator.workloads import FAMILIES
 
 TUNING_SEEDS: Final = range(6)
 SEEDS: Final = range(20, 32)
@@ -72,7 +72,7 @@ def columns(given: argparse.Namespace) -> list[Column]:
 def families(given: argparse.Namespace) -> list[str]:
     if given.families:
         return list(given.families.split(","))
-    return [name for name, family in FAMILIES.items() if not (given.quick and family.flood)]
+    return [name for name, family in WORKLOADS.items() if not (given.quick and family.flood)]
 
 
 def report(given: argparse.Namespace, seeds: list[int], outcomes: Outcomes) -> Iterator[str]:
@@ -86,9 +86,13 @@ def report(given: argparse.Namespace, seeds: list[int], outcomes: Outcomes) -> I
     for column in (OURS, CHANGED):
         if column in outcomes and len(outcomes) > 1:
             yield from tables.ratios(outcomes, column)
+    for column in (OURS, CHANGED):
+        if column in outcomes and len(outcomes) > 1:
+            yield from targets(outcomes, column)
     yield from tables.floods(outcomes)
+    yield from tables.optima(outcomes)
     for name in names:
-        yield from tables.family(name, {column: rows[name] for column, rows in outcomes.items()})
+        yield from tables.family(name, outcomes)
 
 
 def main() -> None:

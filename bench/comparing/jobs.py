@@ -14,15 +14,21 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
-from ollama_gate.replay.averages import mean
 from ollama_gate.replay.contenders import SCHEDULINGS
 from ollama_gate.replay.figures import Figures, figures
-from ollama_gate.simulator.workloads import FAMILIES
+from ollama_gate.simulator.discrete.bound import lower_bound
+from ollama_gate.simulator.discrete.optimum import optimum
+from ollama_gate.simulator.workloads import FAMILIES, SMALL
 
 ROOT: Final = Path(__file__).parents[2]
 REMEMBERED: Final = ROOT / "build" / "bench"
 FLOOD_SEEDS: Final = 3
 """A flood lasts for more than an hour and differs little from another: so many seeds do."""
+
+SMALL_SEEDS: Final = range(100, 130)
+"""Of the workloads whose best schedule is known: they take no time, and differ much."""
+
+WORKLOADS: Final = {**FAMILIES, **SMALL}
 
 Parameters = tuple[tuple[str, Any], ...]
 
@@ -51,8 +57,8 @@ class Job:
     seed: int
 
 
-Outcomes = Mapping[str, Mapping[str, Figures]]
-"""By a column's name, then by family: the mean over the seeds."""
+Outcomes = Mapping[str, Mapping[str, Sequence[Figures]]]
+"""By a column's name, then by family: one for each seed, in the same order for all columns."""
 
 
 def jobs(columns: Sequence[Column], families: Sequence[str], seeds: Sequence[int]) -> list[Job]:
@@ -60,10 +66,17 @@ def jobs(columns: Sequence[Column], families: Sequence[str], seeds: Sequence[int
     found = [
         Job(column=column, family=family, seed=seed)
         for family in families
-        for seed in (seeds[:FLOOD_SEEDS] if FAMILIES[family].flood else seeds)
+        for seed in seeds_of(family, seeds)
         for column in columns
     ]
-    return sorted(found, key=lambda job: not FAMILIES[job.family].flood)
+    return sorted(found, key=lambda job: not WORKLOADS[job.family].flood)
+
+
+def seeds_of(family: str, seeds: Sequence[int]) -> Sequence[int]:
+    """Those of a family, of all that were asked for."""
+    if family in SMALL:
+        return SMALL_SEEDS
+    return seeds[:FLOOD_SEEDS] if WORKLOADS[family].flood else seeds
 
 
 def perform(todo: Sequence[Job], processes: int, *, fresh: bool) -> Outcomes:
@@ -73,7 +86,7 @@ def perform(todo: Sequence[Job], processes: int, *, fresh: bool) -> Outcomes:
         for job, done in zip(todo, pool.map(partial(_one, fresh=fresh), todo), strict=True):
             runs[job.column.name][job.family].append(done)
     return {
-        column: {family: mean(rows[family]) for family in FAMILIES if family in rows}
+        column: {family: rows[family] for family in WORKLOADS if family in rows}
         for column, rows in runs.items()
     }
 
@@ -83,10 +96,12 @@ def _one(job: Job, *, fresh: bool) -> Figures:
     if path.exists() and not fresh:
         found: Figures = pickle.loads(path.read_bytes())  # noqa: S301  nobody else writes there
         return found
-    family = FAMILIES[job.family]
+    family = WORKLOADS[job.family]
     workload = family.make(job.seed)
     result = SCHEDULINGS[job.column.scheduling].run(workload, dict(job.column.parameters))
-    done = figures(result)
+    bound = lower_bound(workload, result.records) if family.bounded else None
+    best = optimum(workload) if job.family in SMALL else None
+    done = figures(result, bound_s=bound.makespan_s if bound else None, best=best)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{job.seed}")
     scratch.write_bytes(pickle.dumps(done))

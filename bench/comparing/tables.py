@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from bench.comparing.jobs import Outcomes
-from ollama_gate.replay.averages import SECOND, Measure, class_wait, ratio, wait
+from bench.comparing.jobs import WORKLOADS, Outcomes
+from ollama_gate.replay.averages import SECOND, Measure, class_wait, mean, ratio, wait
 from ollama_gate.replay.figures import Figures
-from ollama_gate.simulator.workloads import FAMILIES
+from ollama_gate.simulator.workloads import FAMILIES, SMALL
 
 STATISTICS: Final = ("mean", "p95", "p99", "max")
 
@@ -55,26 +55,31 @@ def table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
 
 
-def usual(outcomes: Mapping[str, Figures]) -> dict[str, Figures]:
-    """Without the floods, which are about one figure alone."""
-    return {name: each for name, each in outcomes.items() if not FAMILIES[name].flood}
+def usual(runs: Mapping[str, Sequence[Figures]]) -> dict[str, Figures]:
+    """The mean over the seeds, without the floods, which are about one figure alone."""
+    return {
+        name: mean(each)
+        for name, each in runs.items()
+        if name in FAMILIES and not FAMILIES[name].flood
+    }
 
 
 def ratios(outcomes: Outcomes, column: str) -> Iterator[str]:
     """One policy over each of the others, below 1 where it does better."""
     ours = usual(outcomes[column])
     rows = (
-        [other, *(number(ratio(ours, theirs, of, added=a), 2) for of, a in RATIOS.values())]
+        [other, *(number(ratio(ours, usual(theirs), of, added=a), 2) for of, a in RATIOS.values())]
         for other, theirs in outcomes.items()
         if other != column
     )
     yield from table([f"{column} ÷", *RATIOS], rows)
 
 
-def family(name: str, rows: Mapping[str, Figures]) -> Iterator[str]:
-    """All policies on one family; waits in seconds."""
-    yield from ("", f"### {name}", "", FAMILIES[name].about)
-    yield from table(FAMILY_HEAD, (_family_row(column, each) for column, each in rows.items()))
+def family(name: str, outcomes: Outcomes) -> Iterator[str]:
+    """All policies on one family, means over the seeds; waits in seconds."""
+    yield from ("", f"### {name}", "", WORKLOADS[name].about)
+    rows = (_family_row(column, mean(runs[name])) for column, runs in outcomes.items())
+    yield from table(FAMILY_HEAD, rows)
 
 
 def _family_row(column: str, figures: Figures) -> Iterator[str]:
@@ -95,12 +100,32 @@ def _family_row(column: str, figures: Figures) -> Iterator[str]:
 
 
 def floods(outcomes: Outcomes) -> Iterator[str]:
-    """The longest wait of a low request while others flood the card, for each seed's mean."""
-    names = [name for name in next(iter(outcomes.values())) if FAMILIES[name].flood]
+    """The longest wait of a low request while others flood the card, seed by seed."""
+    names = [name for name in next(iter(outcomes.values())) if WORKLOADS[name].flood]
+    longest = class_wait("low", "max")
     rows = (
-        [column, *(number(class_wait("low", "max")(each[name])) for name in names)]
-        for column, each in outcomes.items()
+        [column, *(" / ".join(number(longest(run), 0) for run in runs[name]) for name in names)]
+        for column, runs in outcomes.items()
     )
     if names:
         yield from ("", "## Floods: longest wait of a low request, in seconds")
         yield from table(["policy", *names], rows)
+
+
+def optima(outcomes: Outcomes) -> Iterator[str]:
+    """How far from the best possible schedule, where that is known; means over the seeds."""
+    names = [name for name in next(iter(outcomes.values())) if name in SMALL]
+    if not names:
+        return
+    yield from ("", "## Two exclusive models, one slot each: ÷ the best possible")
+    head = ["policy", *(f"{name}: {what}" for name in names for what in ("mean wait", "makespan"))]
+    yield from table(
+        head, ([column, *_optimum_row(runs, names)] for column, runs in outcomes.items())
+    )
+
+
+def _optimum_row(runs: Mapping[str, Sequence[Figures]], names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        over = mean(runs[name])
+        yield number(over.best_wait_ratio, 2)
+        yield number(over.best_makespan_ratio, 3)

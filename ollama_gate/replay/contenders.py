@@ -8,6 +8,8 @@ from typing import Any, Final
 from ollama_gate.scheduler.types import Policy
 from ollama_gate.simulator.discrete.brain import Brain
 from ollama_gate.simulator.discrete.contender import Contender
+from ollama_gate.simulator.discrete.exhaustive import MostDemanded, Table
+from ollama_gate.simulator.discrete.ollama import Ollama
 from ollama_gate.simulator.discrete.result import Result
 from ollama_gate.simulator.discrete.workload import ModelSpec, Workload
 from ollama_gate.simulator.discrete.world import World
@@ -74,6 +76,11 @@ def _with_one_slot(model: ModelSpec) -> ModelSpec:
     )
 
 
+def _nobodys(make: Callable[[], Contender]) -> Callable[[Parameters], Contender]:
+    """The gate's parameters mean nothing to others."""
+    return lambda _: make()
+
+
 _ALL: Final = (
     Scheduling(name="gate", about="the gate, balanced", decides=_gate("balanced"), ours=True),
     Scheduling(
@@ -82,6 +89,19 @@ _ALL: Final = (
     Scheduling(
         name="throughput", about="its profile for batches", decides=_gate("throughput"), ours=True
     ),
+    Scheduling(
+        name="ollama", about="Ollama by itself, with as many slots", decides=_nobodys(Ollama)
+    ),
+    Scheduling(
+        name="ollama-p1",
+        about="Ollama by itself, one slot a model as it comes",
+        decides=_nobodys(Ollama),
+        of=one_slot_each,
+    ),
+    Scheduling(
+        name="table", about="first-come, ideal table of what coexists", decides=_nobodys(Table)
+    ),
+    Scheduling(name="demand", about="most demanded first", decides=_nobodys(MostDemanded)),
 )
 
 SCHEDULINGS: Final[Mapping[str, Scheduling]] = MappingProxyType({each.name: each for each in _ALL})

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ollama_gate.simulator.discrete.workload import Workload
-from ollama_gate.simulator.workloads import exchanging, sharing
+from ollama_gate.simulator.workloads import exchanging, sharing, small
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,4 +64,12 @@ _ALL: Final = (
 FAMILIES: Final[Mapping[str, Family]] = MappingProxyType({family.name: family for family in _ALL})
 """Every family by its name, in the order in which tables show them."""
 
-__all__ = ["FAMILIES", "Family"]
+SMALL: Final[Mapping[str, Family]] = MappingProxyType(
+    {
+        "pair_bursts": Family(name="pair_bursts", make=small.bursts, bounded=False),
+        "pair_poisson": Family(name="pair_poisson", make=small.poisson, bounded=False),
+    }
+)
+"""Workloads of which the best possible schedule can be worked out."""
+
+__all__ = ["FAMILIES", "SMALL", "Family"]

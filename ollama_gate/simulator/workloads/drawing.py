@@ -37,6 +37,7 @@ class Draw:
     """
 
     def __init__(self, family: str, seed: int) -> None:
+        self.family = family
         self._random = random.Random(f"{family}/{seed}")
 
     def between(self, least: float, most: float) -> float:
