@@ -29,8 +29,8 @@ class Figures:
         unfairness: the longest mean wait of a client over the mean of all clients' means; 1 where
             they are alike, `None` as before.
         bound_ratio: makespan over its lower bound; `None` where none is known.
-        best_wait_ratio: mean wait over the least possible; `best_makespan_ratio`: makespan over
-            the least possible; `None` where they are not known.
+        best_mean_s: the least mean wait possible; `best_makespan_s`: the least makespan possible;
+            `None` where they are not known.
         over_commits: loads that did not fit, by the world's own books.
         failed: requests that were told of a failure; `refused`: that were turned away.
     """
@@ -45,8 +45,8 @@ class Figures:
     small_mean_s: float | None = None
     unfairness: float | None = None
     bound_ratio: float | None = None
-    best_wait_ratio: float | None = None
-    best_makespan_ratio: float | None = None
+    best_mean_s: float | None = None
+    best_makespan_s: float | None = None
     over_commits: float = 0
     rule_breaches: float = 0
     busy_unloads: float = 0
@@ -69,19 +69,18 @@ def figures(
     """
     counts, outcomes = result.counts, result.outcomes()
     small_mean_s, unfairness = _fairness(result)
-    waits = result.waits()
     return Figures(
         requests=len(result.records),
         makespan_s=result.makespan_s,
         loads=counts.loads,
         unloads=counts.unloads,
-        waits=waits,
+        waits=result.waits(),
         by_class={CLASSES[each]: waits for each, waits in result.by_class().items()},
         small_mean_s=small_mean_s,
         unfairness=unfairness,
         bound_ratio=result.makespan_s / bound_s if bound_s else None,
-        best_wait_ratio=waits.mean / best.mean_wait_s if best else None,
-        best_makespan_ratio=result.makespan_s / best.makespan_s if best else None,
+        best_mean_s=best.mean_wait_s if best else None,
+        best_makespan_s=best.makespan_s if best else None,
         over_commits=counts.over_commits,
         rule_breaches=counts.rule_breaches,
         busy_unloads=counts.busy_unloads,
