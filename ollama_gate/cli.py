@@ -51,7 +51,11 @@ _config_option = click.option(
     "~/.config/ollama-gate/gate.yaml, /etc/ollama-gate/gate.yaml that exists.",
 )
 _listen_option = click.option("--listen", metavar="HOST:PORT", help="Where to listen.")
-_upstream_option = click.option("--upstream", metavar="URL", help="The Ollama to stand before.")
+_upstream_option = click.option(
+    "--upstream",
+    metavar="URL",
+    help="The Ollama to stand before; of several in gate.yaml one, by name or address.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -262,7 +266,7 @@ async def _simulated(effective: config.Config) -> None:
         upstream = config.UpstreamConfig(
             name="simulated", url=simulated.url, context_length=SIMULATED_CONTEXT
         )
-        await _serve(structs.replace(effective, upstream=upstream), SimulatedCard(simulated))
+        await _serve(structs.replace(effective, upstreams=(upstream,)), SimulatedCard(simulated))
 
 
 async def _demonstrate(*, keep: bool) -> None:

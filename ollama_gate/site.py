@@ -13,7 +13,7 @@ from yarl import URL
 
 from ollama_gate import gpu, log
 from ollama_gate.app import Face, make_runner
-from ollama_gate.config import Config, UpstreamConfig
+from ollama_gate.config import Config, UpstreamConfig, parameters
 from ollama_gate.engine import Engine
 from ollama_gate.errors import CardError, ListenError
 from ollama_gate.experience import Experience
@@ -257,9 +257,10 @@ def _upstream(upstream: UpstreamConfig, found: gpu.Found) -> Upstream:
 
 def _policy(config: Config) -> Policy:
     return Policy(
-        tau_s=config.scheduler.tau_s,
-        kappa=config.scheduler.kappa,
+        **parameters(config.scheduler),
         queue_max_size=config.queue.max_size,
+        queue_max_per_client=config.queue.max_per_client,
+        max_concurrent=config.max_concurrent,
         keep_alive_s=config.keep_alive_s,
         unread_recovery_s=UNREAD_RECOVERY_S,
         offload=Offload(config.offload),

@@ -355,7 +355,7 @@ async def test_an_upstream_that_stays_away_is_a_502(
 ) -> None:
     site = await make_site(ollama)
     upstream = structs.replace(site.config.upstream, outage_wait_s=0.2)
-    impatient = await make_site(ollama, upstream=upstream)
+    impatient = await make_site(ollama, upstreams=(upstream,))
     await ollama.go_down()
     code, body = await post(http, f"{impatient.url}/api/generate", generate(SMALL))
     assert code == 502

@@ -175,11 +175,11 @@ async def test_gates_in_a_circle_are_found_out(
     to_itself = structs.replace(first.config.upstream, url=f"http://127.0.0.2:{unused_tcp_port}")
     if gates == 2:
         behind = structs.replace(first.config.upstream, url=f"http://127.0.0.1:{unused_tcp_port}")
-        second = await make_site(ollama, upstream=behind)
+        second = await make_site(ollama, upstreams=(behind,))
         to_itself = structs.replace(to_itself, url=second.url)
     else:
         listen = structs.replace(listen, host="0.0.0.0")
-    site = await make_site(ollama, listen=listen, upstream=to_itself)
+    site = await make_site(ollama, listen=listen, upstreams=(to_itself,))
     url = f"http://127.0.0.1:{unused_tcp_port}{path}"
     assert site.url
     method = "GET" if path == "/api/version" else "POST"
@@ -423,7 +423,9 @@ async def before(play: Play) -> AsyncIterator[Site]:
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    config = Config(listen=Listen(port=0), upstream=UpstreamConfig(url=f"http://127.0.0.1:{port}"))
+    config = Config(
+        listen=Listen(port=0), upstreams=(UpstreamConfig(url=f"http://127.0.0.1:{port}"),)
+    )
     async with server, Site(config, temporary=True) as site, asyncio.timeout(LIMIT_S):
         yield site
 

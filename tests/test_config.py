@@ -7,6 +7,7 @@ from textwrap import dedent
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from ollama_gate.config import (
     Card,
@@ -14,12 +15,16 @@ from ollama_gate.config import (
     Effective,
     Listen,
     ModelConfig,
+    Profile,
+    QueueConfig,
+    SchedulerConfig,
     describe,
     file,
     format_duration,
     format_size,
     load,
     names_gate,
+    parameters,
     parse_duration,
     parse_size,
     parse_upstream,
@@ -85,24 +90,30 @@ def test_the_documented_file_says_the_defaults() -> None:
 
 
 def test_the_documented_file_has_every_key_and_no_other() -> None:
-    # With the keys that are commented out, which would otherwise stand in the way of a default.
-    text = re.sub(r"^( *)# (url: )", r"\1\2", EXAMPLE.read_text(), flags=re.MULTILINE)
+    everything = {path for path, _, _ in describe(load(path=None, environ={}, flags={}))}
+    # With the keys that are commented out, which would otherwise stand in the way of a default
+    # or of a profile.
+    text = re.sub(r"^( {2,4})# ( *[a-z_]+:)", r"\1\2", EXAMPLE.read_text(), flags=re.MULTILINE)
     text = re.sub(r"^#(   .*)$", r"\1", text.replace("models: {}", "models:"), flags=re.MULTILINE)
     shown = effective(text)
     assert "default" not in shown.origins.values()
-    everything = {path for path, _, _ in describe(load(path=None, environ={}, flags={}))}
-    models = {f'models."qwen2.5:32b".{key}' for key in ("vram", "max_concurrent", "priority")}
-    assert set(shown.origins) == everything | models | {'models."qwen2.5:32b".keep_alive'}
+    models = {
+        f'models."qwen2.5:32b".{key}'
+        for key in ("vram", "max_concurrent", "priority", "keep_alive", "pin", "preload")
+    }
+    assert set(shown.origins) == everything | models
     assert shown.config.models["qwen2.5:32b"] == ModelConfig(
         vram_bytes=21 * 2**30, max_concurrent=1, priority=Priority.NORMAL, keep_alive_s=300.0
     )
+    assert structs.replace(shown.config, models={}) == Config()
 
 
 def test_the_brain_has_the_same_defaults() -> None:
     ours, brains = Config(), Policy()
-    assert ours.scheduler.tau_s == brains.tau_s
-    assert ours.scheduler.kappa == brains.kappa
+    assert Policy(**parameters(ours.scheduler)) == brains
     assert ours.queue.max_size == brains.queue_max_size
+    assert ours.queue.max_per_client == brains.queue_max_per_client
+    assert ours.max_concurrent == brains.max_concurrent
     assert ours.keep_alive_s == brains.keep_alive_s
 
 
@@ -127,13 +138,17 @@ def test_every_key_can_be_set_in_the_file() -> None:
             outage_wait: 0
         vram: {reserve: 512MiB}
         keep_alive: -1
+        prewarm: off
         models:
           "qwen2.5:32b": {vram: 21GiB, max_concurrent: 1, priority: low, keep_alive: 10m}
+          pinned: {pin: true, preload: true}
           plain:
-        queue: {max_size: 10}
-        scheduler: {tau: [1s, 500ms, 1h30m], kappa: 2.5}
+        max_concurrent: 5
+        queue: {max_size: 10, max_wait: 2m, max_per_client: 7}
+        scheduler: {profile: throughput, tau: [1s, 500ms, 25m], kappa: 2.5}
         max_body: 1GB
         grace: 1.5
+        trace: ~/arrivals
         log: {level: debug, format: json}
         """).config
     assert set_.listen == Listen(host="0.0.0.0", port=9000)
@@ -148,10 +163,13 @@ def test_every_key_can_be_set_in_the_file() -> None:
         "qwen2.5:32b": ModelConfig(
             vram_bytes=21 * 2**30, max_concurrent=1, priority=Priority.LOW, keep_alive_s=600.0
         ),
+        "pinned": ModelConfig(pin=True, preload=True),
         "plain": ModelConfig(),
     }
-    assert set_.queue.max_size == 10
-    assert (set_.scheduler.tau_s, set_.scheduler.kappa) == ((1.0, 0.5, 5400.0), 2.5)
+    assert set_.queue == QueueConfig(max_size=10, max_wait_s=120.0, max_per_client=7)
+    assert (set_.prewarm, set_.max_concurrent) == ("off", 5)
+    assert set_.trace == Path("~/arrivals")
+    assert (set_.scheduler.tau_s, set_.scheduler.kappa) == ((1.0, 0.5, 1500.0), 2.5)
     assert (set_.max_body_bytes, set_.grace_s) == (10**9, 1.5)
     assert (set_.log.level, set_.log.format) == ("debug", "json")
 
@@ -171,7 +189,7 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
         vram: [1GiB]
         keep_alive: forever
         models:
-          "a:b": {vram: big, priority: urgent, pin: true}
+          "a:b": {vram: big, priority: urgent, pin: yes, cost: 1}
         queue: {maxsize: 5}
         scheduler: {tau: [1s, 0s, x], kappa: -1}
         max_body: 0
@@ -181,11 +199,11 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
         """)
     a_size = "expected a size above 0 such as 21GiB, 24GB or plain bytes"
     a_duration = "expected a duration such as 90s, 10m or 1h30m"
-    model_keys = "vram, max_concurrent, priority, keep_alive"
+    model_keys = "vram, max_concurrent, priority, keep_alive, pin, preload"
     listen = "expected HOST:PORT or a port (0.0.0.0:PORT for every interface)"
     expected = f"""\
         vram: expected a mapping, found a list of 1 (gate.yaml:8)
-        models."a:b".pin: unknown key; known here: {model_keys} (gate.yaml:11)
+        models."a:b".cost: unknown key; known here: {model_keys} (gate.yaml:11)
         queue.maxsize: unknown key; did you mean max_size? (gate.yaml:12)
         log: duplicate key, first on line 16 (gate.yaml:17)
         listen: {listen}, found "127.0.0.1:99999" (gate.yaml:1)
@@ -197,6 +215,7 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
         keep_alive: {a_duration}, or -1 for no limit, found "forever" (gate.yaml:9)
         models."a:b".vram: {a_size}, found "big" (gate.yaml:11)
         models."a:b".priority: expected one of high, normal, low, found "urgent" (gate.yaml:11)
+        models."a:b".pin: expected one of true, false, found yes (gate.yaml:11)
         scheduler.tau[1]: {a_duration}, longer than 0, found "0s" (gate.yaml:13)
         scheduler.tau[2]: {a_duration}, longer than 0, found "x" (gate.yaml:13)
         scheduler.kappa: expected a number above 0, found -1 (gate.yaml:13)
@@ -227,7 +246,7 @@ def test_problems_of_file_environment_and_flags_come_together() -> None:
 
 @pytest.mark.parametrize(
     "later",
-    ["max_concurrent", "trace", "jobs", "metrics"],
+    ["jobs", "metrics"],
 )
 def test_a_key_that_does_not_work_yet_is_unknown(later: str) -> None:
     (only,) = problems(f"{later}: null")
@@ -238,9 +257,8 @@ def test_a_key_that_does_not_work_yet_is_unknown(later: str) -> None:
     ("text", "path"),
     [
         ("vram: {margin: 1.0}", "vram.margin"),
-        ("models: {a: {preload: true}}", "models.a.preload"),
-        ("queue: {max_wait: 1s}", "queue.max_wait"),
-        ("scheduler: {profile: balanced}", "scheduler.profile"),
+        ("scheduler: {rollout: true}", "scheduler.rollout"),
+        ("scheduler: {ewma: {arrivals: 0.1}}", "scheduler.ewma.arrivals"),
         ("log: {file: x}", "log.file"),
         ("upstreams: [{gpus: [{index: 0, share: 1GiB}]}]", "upstreams[0].gpus[0].share"),
     ],
@@ -394,12 +412,6 @@ def test_the_cpu_is_a_place() -> None:
     assert effective("upstreams: [{gpus: cpu}]").config.upstream.gpus == "cpu"
 
 
-def test_a_second_upstream_is_refused() -> None:
-    assert problems("upstreams:\n  - name: a\n  - name: b\n") == [
-        "upstreams[1]: one upstream is supported, found 2 (gate.yaml:3)"
-    ]
-
-
 @pytest.mark.parametrize("name", ["a/b", "two words", "''", "x\\ty", "[a]"])
 def test_an_upstreams_name_can_stand_in_a_log_line(name: str) -> None:
     (only,) = problems(f"upstreams: [{{name: {name}}}]")
@@ -409,7 +421,7 @@ def test_an_upstreams_name_can_stand_in_a_log_line(name: str) -> None:
 @pytest.mark.parametrize("text", ["[]", "{name: a}", "http://x", "5"])
 def test_upstreams_are_a_list(text: str) -> None:
     (only,) = problems(f"upstreams: {text}")
-    assert only.startswith("upstreams: expected a list with one upstream, found ")
+    assert only.startswith("upstreams: expected a list of upstreams, found ")
 
 
 def test_keys_that_are_no_words_are_refused() -> None:
@@ -552,12 +564,37 @@ def test_every_key_but_the_models_has_a_variable() -> None:
         "OFFLOAD": "accept",
         "KEEP_ALIVE": "-1",
         "NUM_CTX": "respect",
+        "PREWARM": "off",
+        "MAX_CONCURRENT": "2",
         "QUEUE_MAX_SIZE": "2",
+        "QUEUE_MAX_WAIT": "2s",
+        "QUEUE_MAX_PER_CLIENT": "2",
+        "SCHEDULER_PROFILE": "interactive",
+        "SCHEDULER_W": "[3, 2.5, 2.5]",
         "SCHEDULER_TAU": "[1s, 2s, 3s]",
+        "SCHEDULER_TAU_CAP": "[1s, 20s, 30s]",
+        "SCHEDULER_BETA": "0",
         "SCHEDULER_KAPPA": "2",
+        "SCHEDULER_KAPPA_HI": "2",
+        "SCHEDULER_FINISH": "0",
+        "SCHEDULER_STRETCH": "1",
+        "SCHEDULER_K_LOAD": "0",
+        "SCHEDULER_K_SLOT": "0",
+        "SCHEDULER_AGING": "0",
+        "SCHEDULER_HALF_LIFE": "2s",
+        "SCHEDULER_EWMA_SERVICE": "1",
+        "SCHEDULER_EWMA_LOAD": "0.01",
+        "SCHEDULER_FIRST_SERVICE": "2s",
+        "SCHEDULER_FIRST_LOAD": "2s",
+        "SCHEDULER_FIRST_LOAD_RATE": "2GB",
+        "SCHEDULER_FIRST_UNLOAD": "2s",
+        "SCHEDULER_OOM_FACTOR": "2",
+        "SCHEDULER_OOM_TRIES": "2",
+        "SCHEDULER_OOM_BACKOFF": "[2s, 2s]",
         "MAX_RUN": "2h",
         "MAX_BODY": "2MiB",
         "GRACE": "2s",
+        "TRACE": "arrivals",
         "STATE_DIR": "state",
         "LOG_LEVEL": "error",
         "LOG_FORMAT": "json",
@@ -566,7 +603,30 @@ def test_every_key_but_the_models_has_a_variable() -> None:
     seen = load(path=None, environ=environ, flags={})
     assert list(seen.origins.values()) == [f"environment {name}" for name in environ]
     assert seen.config.upstream.gpus == (Card(vram_bytes=8 * 2**30),)
-    assert seen.config.scheduler.tau_s == (1.0, 2.0, 3.0)
+    assert seen.config.scheduler == SchedulerConfig(
+        profile="interactive",
+        weights=(3.0, 2.5, 2.5),
+        tau_s=(1.0, 2.0, 3.0),
+        tau_cap_s=(1.0, 20.0, 30.0),
+        beta=0.0,
+        kappa=2.0,
+        kappa_hi=2.0,
+        finish=0.0,
+        stretch=1.0,
+        k_load=0,
+        k_slot=0,
+        aging=0.0,
+        half_life_s=2.0,
+        ewma_service=1.0,
+        ewma_load=0.01,
+        first_service_s=2.0,
+        first_load_s=2.0,
+        first_load_bytes_per_s=2e9,
+        first_unload_s=2.0,
+        oom_growth=2.0,
+        oom_tries=2,
+        oom_backoff_s=(2.0, 2.0),
+    )
 
 
 def test_an_empty_variable_is_no_setting() -> None:
@@ -708,6 +768,212 @@ def test_the_gates_own_address_without_a_port_is_known_as_well() -> None:
     assert names_gate("https://127.0.0.1", Listen(port=443))
 
 
+# --- several upstreams
+
+TWO = "upstreams:\n  - {name: a, url: box}\n  - {name: b, url: 'box:2', gpus: cpu}\n"
+
+
+def test_several_upstreams_are_each_set_up_on_their_own() -> None:
+    seen = effective("""\
+        upstreams:
+          - name: a
+            url: 127.0.0.1:11434
+            gpus: [{uuid: GPU-1}]
+          - name: b
+            url: 127.0.0.1:11436
+            gpus: [{uuid: GPU-2, vram: 20GiB}]
+            num_parallel: 4
+        """)
+    first, second = seen.config.upstreams
+    assert (first.name, first.gpus, first.num_parallel) == ("a", (Card(uuid="GPU-1"),), 1)
+    assert (second.name, second.url) == ("b", "http://127.0.0.1:11436")
+    assert second.gpus == (Card(uuid="GPU-2", vram_bytes=20 * 2**30),)
+    assert (second.num_parallel, second.outage_wait_s) == (4, 60.0)
+    assert seen.config.upstream == first
+    shown = [path for path, _, _ in describe(seen) if path.startswith("upstreams[1].")]
+    assert shown == [path.replace("[0]", "[1]") for path in seen.origins if "s[0]." in path]
+    assert seen.origins["upstreams[1].num_parallel"] == "gate.yaml:8"
+
+
+def test_of_several_upstreams_each_has_a_name_and_an_address() -> None:
+    environ = {"OLLAMA_HOST": "box"}
+    expected = "expected one, there being several upstreams"
+    assert problems("upstreams: [~, {name: b, url: c}, {gpus: cpu}]", environ=environ) == [
+        f"upstreams[0].name: {expected}",
+        f"upstreams[0].url: {expected}",
+        f"upstreams[2].name: {expected}",
+        f"upstreams[2].url: {expected}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        (
+            "{name: a, url: x}, {name: a, url: y}",
+            "upstreams[1].name: the same name as upstreams[0].name, a (gate.yaml:1)",
+        ),
+        (
+            "{name: a, url: 'localhost:5'}, {name: b, url: '127.0.0.1:5'}",
+            (
+                "upstreams[1].url: the same Ollama as upstreams[0].url, http://localhost:5"
+                " (gate.yaml:1)"
+            ),
+        ),
+        (
+            (
+                "{name: a, url: x, gpus: [{uuid: GPU-1}]},"
+                " {name: b, url: y, gpus: [{uuid: GPU-2}, {uuid: GPU-1}]}"
+            ),
+            "upstreams[1].gpus: the same card as in upstreams[0].gpus, GPU-1 (gate.yaml:1)",
+        ),
+        (
+            "{name: a, url: x}, {name: b, url: '127.0.0.1:11435'}",
+            (
+                "upstreams[1].url: expected an Ollama, found http://127.0.0.1:11435,"
+                " which is the gate's own listen address (gate.yaml:1)"
+            ),
+        ),
+        (
+            "{name: a, url: x}, {name: b, url: y, num_parallel: 0, cards: 2}",
+            (
+                "upstreams[1].cards: unknown key; known here: name, url, num_parallel, max_loaded,"
+                " kv_cache_type, context_length, gpus, outage_wait (gate.yaml:1)"
+            ),
+        ),
+    ],
+)
+def test_upstreams_are_told_from_each_other(entries: str, problem: str) -> None:
+    assert problems(f"upstreams: [{entries}]")[0] == problem
+
+
+def test_upstreams_may_share_a_server_under_other_paths() -> None:
+    text = "upstreams: [{name: a, url: box/a}, {name: b, url: box/b}]"
+    assert len(effective(text).config.upstreams) == 2
+
+
+def test_the_variables_are_those_of_the_first_upstream() -> None:
+    environ = {"OLLAMA_GATE_UPSTREAM": "other", "OLLAMA_GATE_UPSTREAM_GPUS": "cpu"}
+    first, second = effective(TWO, environ=environ).config.upstreams
+    assert (first.name, first.url, first.gpus) == ("a", "http://other:11434", "cpu")
+    assert (second.name, second.url) == ("b", "http://box:2")
+
+
+@pytest.mark.parametrize("text", ["b", " box:2 ", "http://box:2/"])
+def test_of_several_upstreams_the_flag_names_one_that_stands_alone(text: str) -> None:
+    seen = effective(TWO, flags={"upstream": text})
+    (only,) = seen.config.upstreams
+    assert (only.name, only.url, only.gpus) == ("b", "http://box:2", "cpu")
+    assert seen.origins["upstreams[1].name"] == "flag --upstream"
+    assert seen.origins["upstreams[1].url"] == "gate.yaml:3"
+    assert not any(path.startswith("upstreams[0]") for path in seen.origins)
+
+
+@pytest.mark.parametrize("text", ["c", "http://box:3", "x:y:z"])
+def test_of_several_upstreams_the_flag_names_no_other(text: str) -> None:
+    assert problems(TWO, flags={"upstream": text}) == [
+        (
+            "upstreams: expected one of a (http://box:11434), b (http://box:2),"
+            f' found "{text}" (flag --upstream)'
+        )
+    ]
+
+
+# --- the brain's parameters
+
+
+@pytest.mark.parametrize(
+    ("profile", "changed"),
+    [
+        ("balanced", {}),
+        ("interactive", {"tau": "[5s, 2m, 5m]", "kappa_hi": "1"}),
+        ("throughput", {"tau": "[1m30s, 6m, 15m]", "kappa": "8", "kappa_hi": "8"}),
+    ],
+)
+def test_a_profile_sets_what_nobody_else_does(profile: Profile, changed: dict[str, str]) -> None:
+    default = load(path=None, environ={}, flags={})
+    seen = effective(f"scheduler: {{profile: {profile}}}")
+    expected = {f"scheduler.{name}": value for name, value in changed.items()}
+    differs = {path for path, text in seen.values.items() if text != default.values[path]}
+    assert differs - {"scheduler.profile", *expected} == set()
+    assert {path: seen.values[path] for path in expected} == expected
+    of_profile = {path for path, text in seen.origins.items() if text == f"profile {profile}"}
+    assert of_profile == set(expected)
+
+
+def test_a_key_of_ones_own_goes_before_the_profile() -> None:
+    environ = {"OLLAMA_GATE_SCHEDULER_PROFILE": "throughput"}
+    seen = effective("scheduler: {kappa: 3}", environ=environ)
+    assert (seen.config.scheduler.kappa, seen.config.scheduler.kappa_hi) == (3.0, 8.0)
+    assert seen.origins["scheduler.kappa"] == "gate.yaml:1"
+    assert seen.origins["scheduler.kappa_hi"] == "profile throughput"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("profile: fast", "profile: expected one of balanced, interactive, throughput, found"),
+        ("w: [1, 2, 1]", "w: expected numbers that do not grow from high to low, found a list"),
+        ("w: [1, 1]", "w: expected a list of three numbers, for high, normal and low, found"),
+        ("w: [1, 1, 0]", "w[2]: expected a number above 0, found 0"),
+        ("tau: 20s", "tau: expected a list of three durations, for high, normal and low, found"),
+        ("beta: -1", "beta: expected a number of at least 0, found -1"),
+        ("stretch: 0.5", "stretch: expected a number of at least 1, found 0.5"),
+        ("k_load: 1.5", "k_load: expected an integer of at least 0, found 1.5"),
+        ("half_life: 0s", "half_life: expected a duration such as 90s, 10m or 1h30m, longer than"),
+        ("ewma: {load: 0}", "ewma.load: expected a number above 0, at most 1, found 0"),
+        ("ewma: {service: 1.1}", "ewma.service: expected a number above 0, at most 1, found 1.1"),
+        ("ewma: 0.2", "ewma: expected a mapping, found 0.2"),
+        ("first: {load_rate: 0}", "first.load_rate: expected bytes per second such as 3GB/s, fou"),
+        ("first: {load_rate: 3GB/h}", "first.load_rate: expected bytes per second such as 3GB/s"),
+        ("oom: {factor: 1}", "oom.factor: expected a number from 1.01 to 10, found 1"),
+        ("oom: {tries: 0}", "oom.tries: expected an integer of at least 1, found 0"),
+        ("oom: {backoff: [1s]}", "oom.backoff: expected a list of two durations, the first pause"),
+        ("oom: {backoff: [8s, 1s]}", "oom.backoff: expected a list of two durations, the first"),
+        ("oom: {backoff: [8s, x]}", "oom.backoff[1]: expected a duration"),
+    ],
+)
+def test_a_parameter_out_of_its_range_is_told_what_was_expected(text: str, problem: str) -> None:
+    (only,) = problems(f"scheduler: {{{text}}}")
+    assert only.startswith(f"scheduler.{problem}")
+
+
+def test_patience_ends_no_later_than_its_cap() -> None:
+    assert problems("scheduler:\n  tau: [20s, 2m, 40m]\n") == [
+        (
+            "scheduler.tau[2]: expected at most scheduler.tau_cap[2], 30m (default), found 40m"
+            " (gate.yaml:2)"
+        )
+    ]
+    assert problems("scheduler:\n  profile: throughput\n  tau_cap: [80s, 10m, 30m]\n") == [
+        (
+            "scheduler.tau[0]: expected at most scheduler.tau_cap[0], 1m20s (gate.yaml:3),"
+            " found 1m30s (profile throughput)"
+        )
+    ]
+
+
+def test_how_fast_memory_fills_may_be_written_as_a_size() -> None:
+    for text in ("2GiB", "2GiB/s", "2147483648"):
+        seen = effective(f"scheduler: {{first: {{load_rate: {text}}}}}")
+        assert seen.config.scheduler.first_load_bytes_per_s == 2.0**31
+        assert seen.values["scheduler.first.load_rate"] == "2GiB/s"
+
+
+# --- where arrivals are recorded
+
+
+@pytest.mark.parametrize("text", ["null", "~", "", '"null"'])
+def test_nothing_is_recorded_unless_a_file_is_named(text: str) -> None:
+    assert effective(f"trace: {text}").config.trace is None
+
+
+@pytest.mark.parametrize("text", ["[a]", "{a: b}", '""', '"a\\0b"'])
+def test_what_is_no_file_to_record_to_is_refused(text: str) -> None:
+    (only,) = problems(f"trace: {text}")
+    assert only.startswith("trace: expected a file, found ")
+
+
 # --- showing what is in effect
 
 
@@ -738,14 +1004,39 @@ def test_what_is_in_effect_is_shown_in_the_order_of_the_documented_file() -> Non
         ("offload", "auto", "default"),
         ("keep_alive", "5m", "default"),
         ("num_ctx", "widen", "default"),
+        ("prewarm", "auto", "default"),
         ('models."b:7b".vram', "1536MiB", "gate.yaml:3"),
         ('models."b:7b".keep_alive', "1m30s", "gate.yaml:3"),
+        ("max_concurrent", "0", "default"),
         ("queue.max_size", "1000", "default"),
+        ("queue.max_wait", "0s", "default"),
+        ("queue.max_per_client", "0", "default"),
+        ("scheduler.profile", "balanced", "default"),
+        ("scheduler.w", "[36, 6, 1]", "default"),
         ("scheduler.tau", "[20s, 2m, 5m]", "default"),
+        ("scheduler.tau_cap", "[2m, 10m, 30m]", "default"),
+        ("scheduler.beta", "1", "default"),
         ("scheduler.kappa", "6", "default"),
+        ("scheduler.kappa_hi", "4", "default"),
+        ("scheduler.finish", "2", "default"),
+        ("scheduler.stretch", "2", "default"),
+        ("scheduler.k_load", "3", "default"),
+        ("scheduler.k_slot", "8", "default"),
+        ("scheduler.aging", "1", "default"),
+        ("scheduler.half_life", "2m", "default"),
+        ("scheduler.ewma.service", "0.2", "default"),
+        ("scheduler.ewma.load", "0.3", "default"),
+        ("scheduler.first.service", "4s", "default"),
+        ("scheduler.first.load", "1s200ms", "default"),
+        ("scheduler.first.load_rate", "3GB/s", "default"),
+        ("scheduler.first.unload", "800ms", "default"),
+        ("scheduler.oom.factor", "1.15", "default"),
+        ("scheduler.oom.tries", "3", "default"),
+        ("scheduler.oom.backoff", "[1s, 8s]", "default"),
         ("max_run", "0s", "default"),
         ("max_body", "100MiB", "default"),
         ("grace", "30s", "default"),
+        ("trace", "null", "default"),
         ("state_dir", "~/.local/state/ollama-gate", "default"),
         ("log.level", "debug", "gate.yaml:1"),
         ("log.format", "text", "default"),

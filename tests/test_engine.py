@@ -54,7 +54,7 @@ async def upstream(ollama: SimulatedOllama) -> AsyncIterator[Upstream]:
 
 
 def registry_of(upstream: Ollama) -> Registry:
-    config = Config(upstream=UpstreamConfig(url=upstream.url, context_length=4096))
+    config = Config(upstreams=(UpstreamConfig(url=upstream.url, context_length=4096),))
     return Registry(ollama=upstream, config=config, bins=(Bin(id=HERE, upstream="local"),))
 
 

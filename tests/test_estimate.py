@@ -68,7 +68,9 @@ class StubCard:
 
 
 def configured(url: str, **upstream: Any) -> Config:
-    return Config(upstream=UpstreamConfig(name="local", url=url, context_length=4096, **upstream))
+    return Config(
+        upstreams=(UpstreamConfig(name="local", url=url, context_length=4096, **upstream),)
+    )
 
 
 NOWHERE = configured("http://127.0.0.1:1")
@@ -242,7 +244,7 @@ async def test_a_file_is_of_a_model_for_a_card_though_none_is_here() -> None:
     report = await from_file(NOWHERE, Asked(model="m"), SHOWN, SHOWN_BYTES, card=main_memory)
     assert report.estimate.overhead_bytes == PROCESS_BYTES
     assert {row.fits for row in report.rows} == {"unknown"}
-    on_cpu = structs.replace(NOWHERE, upstream=structs.replace(NOWHERE.upstream, gpus="cpu"))
+    on_cpu = structs.replace(NOWHERE, upstreams=(structs.replace(NOWHERE.upstream, gpus="cpu"),))
     report = await from_file(on_cpu, Asked(model="m"), SHOWN, SHOWN_BYTES, card=main_memory)
     assert report.estimate.overhead_bytes == 0
 
@@ -297,7 +299,9 @@ async def test_the_automatic_context_goes_by_all_cards_together(tmp_path: Path) 
     path = tmp_path / "show.json"
     path.write_text(json.dumps(show))
     cards = (Card(vram_bytes=16 * GIB), Card(vram_bytes=12 * GIB))
-    config = Config(upstream=UpstreamConfig(name="far", url="http://elsewhere:11434", gpus=cards))
+    config = Config(
+        upstreams=(UpstreamConfig(name="far", url="http://elsewhere:11434", gpus=cards),)
+    )
     report = await from_file(config, Asked(model="m"), path, SHOWN_BYTES)
     assert report.memory.planned_bytes == 16 * GIB
     assert (report.memory.cards_bytes, report.estimate.num_ctx) == (28 * GIB, 32_768)

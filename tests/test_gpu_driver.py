@@ -205,7 +205,7 @@ async def main():
     config = structs.replace(
         config,
         listen=Listen(host="127.0.0.1", port=0),
-        upstream=structs.replace(config.upstream, url="http://127.0.0.1:9"),
+        upstreams=(structs.replace(config.upstream, url="http://127.0.0.1:9"),),
     )
     lost = asyncio.Event()
     script.write_text(GOOD)

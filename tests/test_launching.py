@@ -96,7 +96,9 @@ async def request(
         context_at=Place(0, 0) if names else None,
         nulls=nulls,
     )
-    config = Config(upstream=UpstreamConfig(url=simulated.url, context_length=4096), num_ctx=policy)
+    config = Config(
+        upstreams=(UpstreamConfig(url=simulated.url, context_length=4096),), num_ctx=policy
+    )
     async with opened(Ollama(simulated.url)) as client:
         registry = Registry(ollama=client, config=config, bins=(CARD,))
         facts = await registry.facts(SMALL)
@@ -145,7 +147,7 @@ async def test_what_a_modelfile_names_is_what_ollama_gives_by_itself() -> None:
 
 async def test_a_runner_seen_is_known_by_the_name_of_its_context(make_ollama: MakeOllama) -> None:
     simulated = await make_ollama(context_length=200_000)
-    config = Config(upstream=UpstreamConfig(url=simulated.url, context_length=200_000))
+    config = Config(upstreams=(UpstreamConfig(url=simulated.url, context_length=200_000),))
     async with opened(Ollama(simulated.url)) as client:
         registry = Registry(ollama=client, config=config, bins=(CARD,))
         await client.load(SMALL, Launch(), embedding=False, keep_alive="-1s")

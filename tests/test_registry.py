@@ -49,7 +49,7 @@ def registry_of(
     client: Ollama, *, bin_: Bin = CARD, experience: Experience | None = None, **changes: Any
 ) -> Registry:
     config = structs.replace(
-        Config(upstream=UpstreamConfig(url=client.url, context_length=4096)), **changes
+        Config(upstreams=(UpstreamConfig(url=client.url, context_length=4096),)), **changes
     )
     return Registry(ollama=client, config=config, bins=(bin_,), experience=experience)
 
@@ -155,7 +155,7 @@ async def test_a_model_is_shown_with_what_admission_would_book(registry: Registr
 
 async def test_an_automatic_context_between_the_others_is_shown_as_well(client: Ollama) -> None:
     upstream = UpstreamConfig(url=client.url, context_length=5000)
-    registry = registry_of(client, upstream=upstream)
+    registry = registry_of(client, upstreams=(upstream,))
     await known(registry, EMBEDDER)
     row = await outlook(registry, f"{EMBEDDER}:latest")
     assert [size.num_ctx for size in row.sizes] == [2048]
@@ -277,7 +277,7 @@ async def test_a_context_is_at_most_what_the_model_was_trained_for(registry: Reg
 
 
 async def test_the_context_that_nobody_named_is_ollamas_default(client: Ollama) -> None:
-    registry = registry_of(client, upstream=UpstreamConfig(url=client.url))
+    registry = registry_of(client, upstreams=(UpstreamConfig(url=client.url),))
     assert (await asked(registry)).num_ctx == 4096
     registry.card_has(24 * GIB)
     wanted = await asked(registry)
@@ -306,7 +306,7 @@ async def test_a_models_own_settings_hold_for_every_spelling_of_its_name(
         vram_bytes=3 * GIB, max_concurrent=2, priority=Priority.LOW, keep_alive_s=math.inf
     )
     upstream = UpstreamConfig(url=client.url, num_parallel=4)
-    registry = registry_of(client, models={spelling: own}, upstream=upstream)
+    registry = registry_of(client, models={spelling: own}, upstreams=(upstream,))
     for name in SPELLINGS:
         wanted = await asked(registry, name)
         assert wanted.needs[CARD.id].footprint_bytes == 3 * GIB
@@ -334,7 +334,7 @@ async def test_a_model_is_never_served_more_at_once_than_ollama_serves(
 ) -> None:
     upstream = UpstreamConfig(url=client.url, num_parallel=2)
     models = {SMALL: ModelConfig(max_concurrent=9), EMBEDDER: ModelConfig(max_concurrent=9)}
-    registry = registry_of(client, upstream=upstream, models=models)
+    registry = registry_of(client, upstreams=(upstream,), models=models)
     assert (await asked(registry, SMALL)).parallel == 2
     assert (await asked(registry, EMBEDDER)).parallel == 1
 

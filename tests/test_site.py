@@ -82,7 +82,7 @@ async def test_what_is_read_decides_the_budget_and_the_automatic_context(
 ) -> None:
     upstream = UpstreamConfig(name="simulated", url=ollama.url)
     vram = VramConfig(reserve_bytes=3 * GIB)
-    site: Site = await make_site(ollama, upstream=upstream, vram=vram)
+    site: Site = await make_site(ollama, upstreams=(upstream,), vram=vram)
     assert site.gate is not None
     assert site._registry is not None
     async with asyncio.timeout(10):

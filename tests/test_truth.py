@@ -156,7 +156,9 @@ async def blind(
             sim = await make_ollama(**more)
             config = gate_config(sim.url, sim.settings)
             gpus = (ConfiguredCard(vram_bytes=CARD - GIB),)
-            config = structs.replace(config, upstream=structs.replace(config.upstream, gpus=gpus))
+            config = structs.replace(
+                config, upstreams=(structs.replace(config.upstream, gpus=gpus),)
+            )
             return Play(http, sim, await stack.enter_async_context(Site(config)))
 
         yield make

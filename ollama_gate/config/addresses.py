@@ -132,3 +132,11 @@ def names_gate(url: str, listen: Listen) -> bool:
             if address is not None
         )
     return bool(called & _addresses(listen.host))
+
+
+def same_server(url: str, other: str) -> bool:
+    """Whether two base URLs lead to the same place, as far as their text tells."""
+    one, two = urlsplit(url), urlsplit(other)
+    if (one.scheme, one.port, one.path) != (two.scheme, two.port, two.path):
+        return False
+    return bool(_addresses(one.hostname or "") & _addresses(two.hostname or ""))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ollama_gate.config.keys import ENTRY, MODEL_KEYS, SECTIONS, TOP, below, entries, step
+from ollama_gate.config.keys import MODEL_KEYS, TOP, below, entries, entry, step
 from ollama_gate.config.nodes import Problem, compose, found, is_nothing
 
 SYSTEM_FILE = Path("/etc/ollama-gate/gate.yaml")
@@ -18,10 +18,15 @@ FILE_VARIABLE = "OLLAMA_GATE_CONFIG"
 
 @dataclass(slots=True, kw_only=True)
 class File:
-    """What a file says: nodes by dotted path, models by name, and what is wrong with its shape."""
+    """What a file says: nodes by dotted path, models by name, and what is wrong with its shape.
+
+    Attributes:
+        upstreams: how many there are, at least one.
+    """
 
     path: Path | None = None
     nodes: dict[str, yaml.Node] = field(default_factory=dict)
+    upstreams: int = 1
     models: dict[str, tuple[str, ...]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unreadable: str | None = None
@@ -33,32 +38,38 @@ class File:
                 self._read_upstreams(node)
             elif name == "models":
                 self._read_models(node)
-            elif name in SECTIONS:
-                self._read_section(node, name, below(name))
             else:
-                self.nodes[name] = node
+                self._read_value(node, name)
 
-    def _read_section(self, node: yaml.Node, path: str, known: Collection[str]) -> tuple[str, ...]:
-        found_here = dict(entries(node, path, known, self.problems))
-        self.nodes.update({step(path, name): value for name, value in found_here.items()})
-        return tuple(name for name in known if name in found_here)
+    def _read_value(self, node: yaml.Node, path: str) -> None:
+        known = below(path)
+        if known:
+            self._read_section(node, path, known)
+        else:
+            self.nodes[path] = node
+
+    def _read_section(self, node: yaml.Node, path: str, known: Collection[str]) -> None:
+        for name, value in entries(node, path, known, self.problems):
+            self._read_value(value, step(path, name))
 
     def _read_upstreams(self, node: yaml.Node) -> None:
         if is_nothing(node):
             return
         if not isinstance(node, yaml.SequenceNode) or not node.value:
-            text = f"expected a list with one upstream, found {found(node)}"
+            text = f"expected a list of upstreams, found {found(node)}"
             self.problems.append(("upstreams", text, node))
             return
-        entry, *others = node.value
-        self._read_section(entry, ENTRY, below(ENTRY))
-        if others:
-            text = f"one upstream is supported, found {len(node.value)}"
-            self.problems.append(("upstreams[1]", text, others[0]))
+        self.upstreams = len(node.value)
+        for place, each in enumerate(node.value):
+            # Their variables are the first one's alone, and so are the keys that are listed.
+            self._read_section(each, entry(place), below(entry(0)))
 
     def _read_models(self, node: yaml.Node) -> None:
         for name, model in entries(node, "models", None, self.problems):
-            self.models[name] = self._read_section(model, step("models", name), MODEL_KEYS)
+            path = step("models", name)
+            set_here = dict(entries(model, path, MODEL_KEYS, self.problems))
+            self.nodes.update({f"{path}.{key}": value for key, value in set_here.items()})
+            self.models[name] = tuple(key for key in MODEL_KEYS if key in set_here)
 
 
 def _read_file(path: Path) -> File:

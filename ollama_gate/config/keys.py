@@ -8,15 +8,17 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import yaml
 
 from ollama_gate.config import kinds
 from ollama_gate.config.addresses import Listen
+from ollama_gate.config.key import Key, make
 from ollama_gate.config.nodes import Problem, found, is_nothing, line
+from ollama_gate.config.parameters import PARAMETERS, PROFILE
 from ollama_gate.config.structs import (
     Card,
     Config,
@@ -26,15 +28,12 @@ from ollama_gate.config.structs import (
     LogFormat,
     LogLevel,
     OffloadPolicy,
+    PrewarmPolicy,
+    UpstreamConfig,
 )
 from ollama_gate.config.units import format_size
 
-T = TypeVar("T")
-
-PREFIX = "OLLAMA_GATE_"
-ENTRY = "upstreams[0]"
-SECTIONS = ("vram", "queue", "scheduler", "log")
-MODEL_KEYS = ("vram", "max_concurrent", "priority", "keep_alive")
+MODEL_KEYS = ("vram", "max_concurrent", "priority", "keep_alive", "pin", "preload")
 CARD_KEYS = ("vram", "uuid", "index")
 
 _CARD_KINDS: Mapping[str, kinds.Kind[Any]] = {
@@ -47,25 +46,6 @@ _GPUS_WORDS = (
 )
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key(Generic[T]):
-    """One setting: its dotted path, how its value is read, and what it is if nobody sets it."""
-
-    path: str
-    kind: kinds.Kind[T]
-    default: T
-
-    @property
-    def variable(self) -> str:
-        """The environment variable; an upstream's address is what people set, so it is short."""
-        name = self.path.replace(f"{ENTRY}.url", "upstream").replace(ENTRY, "upstream")
-        return PREFIX + name.replace(".", "_").upper()
-
-
-def _key(path: str, kind: kinds.Kind[T], default: T) -> Key[T]:
-    return Key(path=path, kind=kind, default=default)
 
 
 def _read_gpus(node: yaml.Node) -> Gpus:
@@ -132,56 +112,84 @@ _GPUS: kinds.Kind[Gpus] = kinds.Kind(read=_read_gpus, show=_show_gpus, structure
 
 
 _DEFAULT = Config()
-_UPSTREAM = _DEFAULT.upstream
+
+
+class _UpstreamKeys(NamedTuple):
+    """Every key of one entry of `upstreams`."""
+
+    name: Key[str]
+    url: Key[str]
+    num_parallel: Key[int]
+    max_loaded: Key[int]
+    kv_cache_type: Key[KvCacheType]
+    context_length: Key[int]
+    gpus: Key[Gpus]
+    outage_wait: Key[float]
+
+
+def entry(place: int) -> str:
+    """The path of one upstream."""
+    return f"upstreams[{place}]"
+
+
+@cache
+def upstream_keys(place: int) -> _UpstreamKeys:
+    """The keys of the upstream that has this place in the list."""
+    path, default = entry(place), UpstreamConfig()
+    return _UpstreamKeys(
+        name=make(f"{path}.name", kinds.A_NAME, default.name),
+        url=make(f"{path}.url", kinds.A_URL, default.url),
+        num_parallel=make(f"{path}.num_parallel", kinds.AN_INTEGER, default.num_parallel),
+        max_loaded=make(f"{path}.max_loaded", kinds.AN_INTEGER_OR_0, default.max_loaded),
+        kv_cache_type=make(f"{path}.kv_cache_type", kinds.A_KV_CACHE_TYPE, default.kv_cache_type),
+        context_length=make(
+            f"{path}.context_length", kinds.AN_INTEGER_OR_0, default.context_length
+        ),
+        gpus=make(f"{path}.gpus", _GPUS, default.gpus),
+        outage_wait=make(f"{path}.outage_wait", kinds.A_DURATION, default.outage_wait_s),
+    )
 
 
 class _Keys(NamedTuple):
-    """Every key but a model's, in the order of the documented gate.yaml."""
+    """Every key but an upstream's, a model's and the brain's parameters."""
 
-    listen: Key[Listen] = _key("listen", kinds.AN_ADDRESS, _DEFAULT.listen)
-    origins: Key[tuple[str, ...]] = _key("origins", kinds.ORIGINS, _DEFAULT.origins)
-    name: Key[str] = _key(f"{ENTRY}.name", kinds.A_NAME, _UPSTREAM.name)
-    url: Key[str] = _key(f"{ENTRY}.url", kinds.A_URL, _UPSTREAM.url)
-    num_parallel: Key[int] = _key(f"{ENTRY}.num_parallel", kinds.AN_INTEGER, _UPSTREAM.num_parallel)
-    max_loaded: Key[int] = _key(f"{ENTRY}.max_loaded", kinds.AN_INTEGER_OR_0, _UPSTREAM.max_loaded)
-    kv_cache_type: Key[KvCacheType] = _key(
-        f"{ENTRY}.kv_cache_type", kinds.A_KV_CACHE_TYPE, _UPSTREAM.kv_cache_type
+    listen: Key[Listen] = make("listen", kinds.AN_ADDRESS, _DEFAULT.listen)
+    origins: Key[tuple[str, ...]] = make("origins", kinds.ORIGINS, _DEFAULT.origins)
+    reserve: Key[int | None] = make("vram.reserve", kinds.A_RESERVE, _DEFAULT.vram.reserve_bytes)
+    safety: Key[float] = make("vram.safety", kinds.A_FACTOR, _DEFAULT.vram.safety)
+    offload: Key[OffloadPolicy] = make("offload", kinds.AN_OFFLOAD_POLICY, _DEFAULT.offload)
+    keep_alive: Key[float] = make("keep_alive", kinds.A_KEEP_ALIVE, _DEFAULT.keep_alive_s)
+    num_ctx: Key[ContextPolicy] = make("num_ctx", kinds.A_CONTEXT_POLICY, _DEFAULT.num_ctx)
+    prewarm: Key[PrewarmPolicy] = make("prewarm", kinds.A_PREWARM_POLICY, _DEFAULT.prewarm)
+    max_concurrent: Key[int] = make(
+        "max_concurrent", kinds.AN_INTEGER_OR_0, _DEFAULT.max_concurrent
     )
-    context_length: Key[int] = _key(
-        f"{ENTRY}.context_length", kinds.AN_INTEGER_OR_0, _UPSTREAM.context_length
+    max_size: Key[int] = make("queue.max_size", kinds.AN_INTEGER, _DEFAULT.queue.max_size)
+    max_wait: Key[float] = make("queue.max_wait", kinds.A_DURATION, _DEFAULT.queue.max_wait_s)
+    max_per_client: Key[int] = make(
+        "queue.max_per_client", kinds.AN_INTEGER_OR_0, _DEFAULT.queue.max_per_client
     )
-    gpus: Key[Gpus] = _key(f"{ENTRY}.gpus", _GPUS, _UPSTREAM.gpus)
-    outage_wait: Key[float] = _key(
-        f"{ENTRY}.outage_wait", kinds.A_DURATION, _UPSTREAM.outage_wait_s
-    )
-    reserve: Key[int | None] = _key("vram.reserve", kinds.A_RESERVE, _DEFAULT.vram.reserve_bytes)
-    safety: Key[float] = _key("vram.safety", kinds.A_FACTOR, _DEFAULT.vram.safety)
-    offload: Key[OffloadPolicy] = _key("offload", kinds.AN_OFFLOAD_POLICY, _DEFAULT.offload)
-    keep_alive: Key[float] = _key("keep_alive", kinds.A_KEEP_ALIVE, _DEFAULT.keep_alive_s)
-    num_ctx: Key[ContextPolicy] = _key("num_ctx", kinds.A_CONTEXT_POLICY, _DEFAULT.num_ctx)
-    max_size: Key[int] = _key("queue.max_size", kinds.AN_INTEGER, _DEFAULT.queue.max_size)
-    tau: Key[tuple[float, float, float]] = _key(
-        "scheduler.tau", kinds.PATIENCE, _DEFAULT.scheduler.tau_s
-    )
-    kappa: Key[float] = _key("scheduler.kappa", kinds.A_NUMBER, _DEFAULT.scheduler.kappa)
-    max_run: Key[float] = _key("max_run", kinds.A_DURATION, _DEFAULT.max_run_s)
-    max_body: Key[int] = _key("max_body", kinds.A_SIZE, _DEFAULT.max_body_bytes)
-    grace: Key[float] = _key("grace", kinds.A_DURATION, _DEFAULT.grace_s)
-    state_dir: Key[Path] = _key("state_dir", kinds.A_DIRECTORY, _DEFAULT.state_dir)
-    level: Key[LogLevel] = _key("log.level", kinds.A_LOG_LEVEL, _DEFAULT.log.level)
-    format: Key[LogFormat] = _key("log.format", kinds.A_LOG_FORMAT, _DEFAULT.log.format)
+    max_run: Key[float] = make("max_run", kinds.A_DURATION, _DEFAULT.max_run_s)
+    max_body: Key[int] = make("max_body", kinds.A_SIZE, _DEFAULT.max_body_bytes)
+    grace: Key[float] = make("grace", kinds.A_DURATION, _DEFAULT.grace_s)
+    trace: Key[Path | None] = make("trace", kinds.A_TRACE, _DEFAULT.trace)
+    state_dir: Key[Path] = make("state_dir", kinds.A_DIRECTORY, _DEFAULT.state_dir)
+    level: Key[LogLevel] = make("log.level", kinds.A_LOG_LEVEL, _DEFAULT.log.level)
+    format: Key[LogFormat] = make("log.format", kinds.A_LOG_FORMAT, _DEFAULT.log.format)
 
 
 KEYS = _Keys()
-FLAGS: Mapping[str, Key[Any]] = {"listen": KEYS.listen, "upstream": KEYS.url}
+FLAGS: Mapping[str, Key[Any]] = {"listen": KEYS.listen, "upstream": upstream_keys(0).url}
+EVERY: Final[tuple[Key[Any], ...]] = (*upstream_keys(0), *KEYS, PROFILE, *PARAMETERS.values())
+"""All that may stand once in a file, and with it all that have a variable."""
 
 
 def below(section: str) -> list[str]:
     """The names of the keys and sections right below one, `""` being the top."""
     start = f"{section}." if section else ""
-    paths = (key.path.removeprefix(start) for key in KEYS if key.path.startswith(start))
+    paths = (key.path.removeprefix(start) for key in EVERY if key.path.startswith(start))
     names = dict.fromkeys(path.split(".")[0] for path in paths)
-    return ["upstreams" if name == ENTRY else name for name in names]
+    return ["upstreams" if name == entry(0) else name for name in names]
 
 
 TOP = (*below(""), "models")
@@ -233,7 +241,7 @@ def _key_problem(
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
-    elsewhere = [key.path for key in KEYS if key.path.endswith(f".{name}")]
+    elsewhere = [key.path for key in EVERY if key.path.endswith(f".{name}")]
     nearest = difflib.get_close_matches(name.lower(), known, n=1) or elsewhere[:1]
     hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
     return f"unknown key; {hint}"

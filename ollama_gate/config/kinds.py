@@ -6,7 +6,7 @@ and a person wants all.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -14,13 +14,15 @@ from typing import Generic, TypeVar
 import yaml
 
 from ollama_gate.config.addresses import OLLAMA_PORT, parse_listen, parse_upstream
-from ollama_gate.config.nodes import Problem, found, quoted
+from ollama_gate.config.nodes import Problem, found, is_nothing, quoted
+from ollama_gate.config.scheduling import Profile, Triple
 from ollama_gate.config.structs import (
     ContextPolicy,
     KvCacheType,
     LogFormat,
     LogLevel,
     OffloadPolicy,
+    PrewarmPolicy,
 )
 from ollama_gate.config.units import (
     format_duration,
@@ -115,14 +117,32 @@ def _parse_reserve(text: str) -> int | None:
     return None if text == "auto" else parse_size(text)
 
 
-def _parse_factor(text: str) -> float:
-    factor = parse_number(text)
-    if not SMALLEST_FACTOR <= factor <= LARGEST_FACTOR:
+def _number(least: float, most: float) -> Kind[float]:
+    """A number between the two, which may be either."""
+
+    def parse(text: str) -> float:
+        value = parse_number(text)
+        if not least <= value <= most:
+            raise ValueError(text)
+        return value
+
+    top = "" if math.isinf(most) else f" to {most:g}"
+    expected = f"a number from {least:g}{top}" if top else f"a number of at least {least:g}"
+    return _scalar(parse, expected=expected, show=format_number)
+
+
+def _parse_share(text: str) -> float:
+    share = parse_number(text)
+    if not 0 < share <= 1:
         raise ValueError(text)
-    return factor
+    return share
 
 
-def _parse_directory(text: str) -> Path:
+def _parse_rate(text: str) -> float:
+    return float(parse_size(text.removesuffix("/s")))
+
+
+def _parse_path(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError(text)
     return Path(text)
@@ -149,7 +169,7 @@ SIZE_WORDS = "a size above 0 such as 21GiB, 24GB or plain bytes"
 AN_INTEGER = _integer(least=1)
 AN_INTEGER_OR_0 = _integer(least=0)
 A_DURATION = _scalar(parse_duration, expected=_DURATION_WORDS, show=format_duration)
-_A_POSITIVE_DURATION = _positive(
+A_POSITIVE_DURATION = _positive(
     parse_duration, expected=f"{_DURATION_WORDS}, longer than 0", show=format_duration
 )
 A_SIZE = _positive(parse_size, expected=SIZE_WORDS, show=format_size)
@@ -162,17 +182,27 @@ A_RESERVE = _scalar(
     show=lambda reserve: "auto" if reserve is None else format_size(reserve),
 )
 A_NUMBER = _positive(parse_number, expected="a number above 0", show=format_number)
-A_FACTOR = _scalar(
-    _parse_factor,
-    expected=f"a number from {SMALLEST_FACTOR:g} to {LARGEST_FACTOR:g}",
-    show=format_number,
+A_NUMBER_OR_0 = _number(0.0, math.inf)
+A_STRETCH = _number(1.0, math.inf)
+A_GROWTH = _number(1.01, LARGEST_FACTOR)
+A_FACTOR = _number(SMALLEST_FACTOR, LARGEST_FACTOR)
+A_SHARE = _scalar(_parse_share, expected="a number above 0, at most 1", show=format_number)
+A_RATE = _positive(
+    _parse_rate,
+    expected="bytes per second such as 3GB/s",
+    show=lambda rate: f"{format_size(int(rate))}/s",
 )
-A_DIRECTORY = _scalar(_parse_directory, expected="a directory")
+A_FLAG = _word({"true": True, "false": False})
+A_DIRECTORY = _scalar(_parse_path, expected="a directory")
 AN_OFFLOAD_POLICY: Kind[OffloadPolicy] = _word(
     {"auto": "auto", "refuse": "refuse", "accept": "accept"}
 )
 A_CONTEXT_POLICY: Kind[ContextPolicy] = _word({"widen": "widen", "respect": "respect"})
 A_KV_CACHE_TYPE: Kind[KvCacheType] = _word({"f16": "f16", "q8_0": "q8_0", "q4_0": "q4_0"})
+A_PREWARM_POLICY: Kind[PrewarmPolicy] = _word({"auto": "auto", "off": "off"})
+A_PROFILE: Kind[Profile] = _word(
+    {"balanced": "balanced", "interactive": "interactive", "throughput": "throughput"}
+)
 A_LOG_LEVEL: Kind[LogLevel] = _word(
     {"debug": "debug", "info": "info", "warning": "warning", "error": "error"}
 )
@@ -203,19 +233,56 @@ def read_parts(kind: Kind[T], nodes: Mapping[str, yaml.Node], problems: list[Pro
     return values
 
 
-def _read_tau(node: yaml.Node) -> tuple[float, float, float]:
-    if not isinstance(node, yaml.SequenceNode) or len(node.value) != len(Priority):
-        raise wrong(node, "a list of three durations, for high, normal and low")
-    parts = {f"[{place}]": part for place, part in enumerate(node.value)}
-    high, normal, low = read_parts(_A_POSITIVE_DURATION, parts, [])
-    return high, normal, low
+def _read_list(node: yaml.Node, part: Kind[T], count: int, expected: str) -> list[T]:
+    if not isinstance(node, yaml.SequenceNode) or len(node.value) != count:
+        raise wrong(node, expected)
+    parts = {f"[{place}]": each for place, each in enumerate(node.value)}
+    return read_parts(part, parts, [])
 
 
-PATIENCE = Kind(
-    read=_read_tau,
-    show=lambda tau: f"[{', '.join(map(format_duration, tau))}]",
-    structured=True,
+def _show_list(part: Kind[T], values: Sequence[T]) -> str:
+    return f"[{', '.join(map(part.show, values))}]"
+
+
+def _for_each_class(part: Kind[float], words: str, *, falling: bool = False) -> Kind[Triple]:
+    """High, normal and low; `falling` if none may be less than the next."""
+
+    def read(node: yaml.Node) -> Triple:
+        expected = f"a list of three {words}, for high, normal and low"
+        high, normal, low = _read_list(node, part, len(Priority), expected)
+        if falling and not high >= normal >= low:
+            raise wrong(node, f"{words} that do not grow from high to low")
+        return high, normal, low
+
+    return Kind(read=read, show=lambda values: _show_list(part, values), structured=True)
+
+
+PATIENCE = _for_each_class(A_POSITIVE_DURATION, "durations")
+WEIGHTS = _for_each_class(A_NUMBER, "numbers", falling=True)
+
+
+def _read_backoff(node: yaml.Node) -> tuple[float, float]:
+    expected = "a list of two durations, the first pause and the longest"
+    first, longest = _read_list(node, A_POSITIVE_DURATION, 2, expected)
+    if first > longest:
+        raise wrong(node, expected)
+    return first, longest
+
+
+BACKOFF = Kind(
+    read=_read_backoff, show=lambda pauses: _show_list(A_POSITIVE_DURATION, pauses), structured=True
 )
+
+
+def _read_trace(node: yaml.Node) -> Path | None:
+    if is_nothing(node):
+        return None
+    path = _A_FILE.read(node)
+    return None if path == Path("null") else path
+
+
+_A_FILE = _scalar(_parse_path, expected="a file")
+A_TRACE = Kind(read=_read_trace, show=lambda path: "null" if path is None else str(path))
 
 
 def _read_origins(node: yaml.Node) -> tuple[str, ...]:

@@ -15,10 +15,9 @@ from ollama_gate.config.structs import (
     Effective,
     LogConfig,
     QueueConfig,
-    SchedulerConfig,
-    UpstreamConfig,
     VramConfig,
 )
+from ollama_gate.config.upstreams import read_upstreams
 from ollama_gate.errors import ConfigError
 
 
@@ -30,14 +29,15 @@ def load(*, path: Path | None, environ: Mapping[str, str], flags: Mapping[str, s
             must exist as well, then `./gate.yaml`, `~/.config/ollama-gate/gate.yaml` and
             `/etc/ollama-gate/gate.yaml`; none at all is fine.
         environ: as `os.environ`.
-        flags: `listen` and `upstream`, where they were given.
+        flags: `listen` and `upstream`, where they were given; of several upstreams the latter
+            names one.
 
     Raises:
         ConfigError: with every problem of every source, one a line.
     """
     file = find_file(path, environ)
     reading = Reading(file=file, environ=environ, flags=flags)
-    config = _build(reading, tuple(file.models))
+    config = _build(reading, file.upstreams, tuple(file.models))
     reading.check_variables()
     if reading.problems:
         raise ConfigError("\n".join(reading.problems))
@@ -50,32 +50,30 @@ def load(*, path: Path | None, environ: Mapping[str, str], flags: Mapping[str, s
     )
 
 
-def _build(reading: Reading, models: Iterable[str]) -> Config:
+def _build(reading: Reading, upstreams: int, models: Iterable[str]) -> Config:
     """The order of reading is the order of showing: that of the documented gate.yaml."""
     value = reading.value
     return Config(
         listen=(listen := value(KEYS.listen)),
         origins=value(KEYS.origins),
-        upstream=UpstreamConfig(
-            name=value(KEYS.name),
-            url=reading.upstream_url(listen),
-            num_parallel=value(KEYS.num_parallel),
-            max_loaded=value(KEYS.max_loaded),
-            kv_cache_type=value(KEYS.kv_cache_type),
-            context_length=value(KEYS.context_length),
-            gpus=value(KEYS.gpus),
-            outage_wait_s=value(KEYS.outage_wait),
-        ),
+        upstreams=read_upstreams(reading, upstreams, listen),
         vram=VramConfig(reserve_bytes=value(KEYS.reserve), safety=value(KEYS.safety)),
         offload=value(KEYS.offload),
         keep_alive_s=value(KEYS.keep_alive),
         num_ctx=value(KEYS.num_ctx),
+        prewarm=value(KEYS.prewarm),
         models=MappingProxyType({name: reading.model(name) for name in models}),
-        queue=QueueConfig(max_size=value(KEYS.max_size)),
-        scheduler=SchedulerConfig(tau_s=value(KEYS.tau), kappa=value(KEYS.kappa)),
+        max_concurrent=value(KEYS.max_concurrent),
+        queue=QueueConfig(
+            max_size=value(KEYS.max_size),
+            max_wait_s=value(KEYS.max_wait),
+            max_per_client=value(KEYS.max_per_client),
+        ),
+        scheduler=reading.scheduler(),
         max_run_s=value(KEYS.max_run),
         max_body_bytes=value(KEYS.max_body),
         grace_s=value(KEYS.grace),
+        trace=value(KEYS.trace),
         state_dir=value(KEYS.state_dir),
         log=LogConfig(level=value(KEYS.level), format=value(KEYS.format)),
     )

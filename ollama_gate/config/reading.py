@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 import yaml
 
 from ollama_gate.config import kinds
-from ollama_gate.config.addresses import Listen, names_gate, parse_upstream
 from ollama_gate.config.file import FILE_VARIABLE, File
-from ollama_gate.config.keys import FLAGS, KEYS, PREFIX, Key, step
-from ollama_gate.config.nodes import TEXT_TAG, compose, line, quoted
+from ollama_gate.config.key import PREFIX, Key
+from ollama_gate.config.keys import EVERY, FLAGS, step
+from ollama_gate.config.nodes import TEXT_TAG, compose, line
+from ollama_gate.config.parameters import PARAMETERS, PROFILE, contradictions, of_profile
+from ollama_gate.config.scheduling import SchedulerConfig
 from ollama_gate.config.structs import ModelConfig
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-_HOST_VARIABLE = "OLLAMA_HOST"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +39,12 @@ class Reading:
         self.origins: dict[str, str] = {}
         self.values: dict[str, str] = {}
         self.problems: list[str] = []
-        self._file = file
         # An empty variable is an unset one, as it is for Ollama.
-        self._environ = {name: text.strip() for name, text in environ.items() if text.strip()}
+        self.environ = {name: text.strip() for name, text in environ.items() if text.strip()}
+        self._file = file
         self._flags = {FLAGS[name].path: (name, text) for name, text in flags.items()}
+        self._of_profile: dict[str, Any] = {}
+        self._profile = ""
         if file.unreadable is not None:
             self.problems.append(f"{file.path}: {file.unreadable}")
         for path, text, node in file.problems:
@@ -50,21 +52,22 @@ class Reading:
 
     def value(self, key: Key[T]) -> T:
         """The value of the first source that has one, or the default if that is wrong."""
-        written = self._written(key)
+        written, default, origin = self._written(key), key.default, "default"
+        if key.path in self._of_profile:
+            default, origin = self._of_profile[key.path], self._profile
         if written is None:
-            self._note(key.path, key.kind.show(key.default), "default")
-        return self._read(key.path, key.kind, written, key.default)
+            self.note(key.path, key.kind.show(default), origin)
+        return self._read(key.path, key.kind, written, default)
 
-    def upstream_url(self, listen: Listen) -> str:
-        """Where the Ollama is: never the gate itself, which would send a request in a circle."""
-        url = self.value(KEYS.url)
-        if self.origins.get(KEYS.url.path) == "default":
-            url = self._ollama_host(listen) or url
-        known = KEYS.url.path in self.origins and KEYS.listen.path in self.origins
-        if known and names_gate(url, listen):
-            text = f"expected an Ollama, found {url}, which is the gate's own listen address"
-            self.add(KEYS.url.path, text, self.origins[KEYS.url.path])
-        return url
+    def scheduler(self) -> SchedulerConfig:
+        """The brain's parameters: what nobody set is the profile's."""
+        profile = self.value(PROFILE)
+        self._of_profile, self._profile = of_profile(profile), f"profile {profile}"
+        values = {name: self.value(key) for name, key in PARAMETERS.items()}
+        scheduler = SchedulerConfig(profile=profile, **values)
+        for path, text in contradictions(scheduler, self.origins):
+            self.add(path, text, self.origins.get(path.partition("[")[0], "default"))
+        return scheduler
 
     def model(self, name: str) -> ModelConfig:
         """One model of the file; only what is set there has an origin."""
@@ -78,6 +81,8 @@ class Reading:
             max_concurrent=value("max_concurrent", kinds.AN_INTEGER, default.max_concurrent),
             priority=value("priority", kinds.A_CLASS, default.priority),
             keep_alive_s=value("keep_alive", kinds.A_KEEP_ALIVE, default.keep_alive_s),
+            pin=value("pin", kinds.A_FLAG, default.pin),
+            preload=value("preload", kinds.A_FLAG, default.preload),
         )
 
     def add(self, path: str, text: str, origin: str) -> None:
@@ -85,10 +90,14 @@ class Reading:
         place = "" if origin == "default" else f" ({origin})"
         self.problems.append(f"{path}: {text}{place}")
 
+    def note(self, path: str, shown: str, origin: str) -> None:
+        """Keep for showing what a value is and where it is from."""
+        self.values[path], self.origins[path] = shown, origin
+
     def check_variables(self) -> None:
         """A misspelt variable would otherwise be a setting that silently does nothing."""
-        known = [*(key.variable for key in KEYS), FILE_VARIABLE]
-        for name in sorted(self._environ):
+        known = [*(key.variable for key in EVERY), FILE_VARIABLE]
+        for name in sorted(self.environ):
             if name.startswith(PREFIX) and name not in known:
                 nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 self.problems.append(f"{name}: unknown variable; did you mean {nearest}?")
@@ -104,24 +113,31 @@ class Reading:
             for suffix, text, node in error.problems:
                 self.add(path + suffix, text, written.origin(node))
             return otherwise
-        self._note(path, kind.show(value), written.origin(written.node))
+        self.note(path, kind.show(value), written.origin(written.node))
         return value
-
-    def _note(self, path: str, shown: str, origin: str) -> None:
-        self.values[path], self.origins[path] = shown, origin
 
     def _written(self, key: Key[Any]) -> _Written | None:
         if key.path in self._flags:
             name, text = self._flags[key.path]
             return self._of_text(key, text.strip(), f"flag --{name}")
-        if key.variable in self._environ:
-            text = self._environ[key.variable]
+        if key.variable in self.environ:
+            text = self.environ[key.variable]
             return self._of_text(key, text, f"environment {key.variable}")
         return self._of_file(key.path)
 
     def _of_file(self, path: str) -> _Written | None:
         node = self._file.nodes.get(path)
         return None if node is None else _Written(node=node, origin=self._in_file)
+
+    def forget(self, section: str) -> None:
+        """Show nothing of what stands below a path."""
+        for path in [path for path in self.values if path.startswith(f"{section}.")]:
+            del self.values[path], self.origins[path]
+
+    def take_flag(self, key: Key[Any]) -> str | None:
+        """What a key's flag says, for whom it is more than the key's value."""
+        _, text = self._flags.pop(key.path, ("", None))
+        return None if text is None else text.strip()
 
     def _of_text(self, key: Key[Any], text: str, origin: str) -> _Written:
         node: yaml.Node | None = None
@@ -136,19 +152,3 @@ class Reading:
 
     def _in_file(self, node: yaml.Node) -> str:
         return f"{self._file.path}:{line(node)}"
-
-    def _ollama_host(self, listen: Listen) -> str | None:
-        """The address in `OLLAMA_HOST`; clients of the gate have the gate's own there."""
-        text = self._environ.get(_HOST_VARIABLE, "").strip("\"' ")
-        if not text:
-            return None
-        try:
-            url = parse_upstream(text)
-        except ValueError:
-            expected = f"expected {kinds.URL_WORDS}, found {quoted(text)}"
-            self.problems.append(f"{_HOST_VARIABLE}: {expected}")
-            return None
-        if names_gate(url, listen):
-            return None
-        self._note(KEYS.url.path, url, f"environment {_HOST_VARIABLE}")
-        return url

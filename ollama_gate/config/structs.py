@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from ollama_gate.config.addresses import OLLAMA_PORT, Listen
+from ollama_gate.config.scheduling import SchedulerConfig
 from ollama_gate.scheduler.types import Priority
 
 KvCacheType = Literal["f16", "q8_0", "q4_0"]
@@ -19,6 +20,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 OffloadPolicy = Literal["auto", "refuse", "accept"]
 ContextPolicy = Literal["widen", "respect"]
+PrewarmPolicy = Literal["auto", "off"]
 
 DEFAULT_STATE_DIR = Path("~/.local/state/ollama-gate")
 
@@ -86,30 +88,29 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         max_concurrent: `None` for `num_parallel`, which is also its upper end.
         priority: class of its requests that name none.
         keep_alive_s: how long it may idle, `inf` for no limit; `None` for the gate's own.
+        pin: once loaded it stays: it is never evicted, nor unloaded for having idled.
+        preload: it is loaded when its upstream begins to answer, wanted or not.
     """
 
     vram_bytes: int | None = None
     max_concurrent: int | None = None
     priority: Priority = Priority.NORMAL
     keep_alive_s: float | None = None
+    pin: bool = False
+    preload: bool = False
 
 
 class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How many requests may wait."""
-
-    max_size: int = 1000
-
-
-class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The brain's parameters: see `ollama_gate.scheduler.types.Policy`.
+    """How many requests may wait, and for how long.
 
     Attributes:
-        tau_s: patience of high, normal and low.
-        kappa: a working runner's turn, in units of the load times that replacing it costs.
+        max_wait_s: who still waits then is refused, 0 for no limit.
+        max_per_client: waiting requests of one client, 0 for no cap.
     """
 
-    tau_s: tuple[float, float, float] = (20.0, 120.0, 300.0)
-    kappa: float = 6.0
+    max_size: int = 1000
+    max_wait_s: float = 0.0
+    max_per_client: int = 0
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,31 +125,43 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         origins: whom to let in beyond Ollama's own list, as `OLLAMA_ORIGINS`.
+        upstreams: at least one; each with a name and an address of its own.
         offload: what becomes of a model that Ollama put on the CPU in part.
         keep_alive_s: how long a model may idle, `inf` for no limit.
         num_ctx: whether a larger resident context serves a request that asks for less.
+        prewarm: whether a model's file is read ahead while its requests wait.
         models: by name as written in the file; normalising is the reader's part.
+        max_concurrent: requests served at once over all models, 0 for no limit of its own.
         max_run_s: how long one request may be served, 0 for no limit.
         max_body_bytes: of a request that must be read to learn its model.
         grace_s: for running answers at shutdown.
+        trace: where arrivals are recorded, `None` for nowhere; `~` is not expanded yet.
         state_dir: where what was learned is kept; `~` is not expanded yet.
     """
 
     listen: Listen = Listen()
     origins: tuple[str, ...] = ()
-    upstream: UpstreamConfig = UpstreamConfig()
+    upstreams: tuple[UpstreamConfig, ...] = (UpstreamConfig(),)
     vram: VramConfig = VramConfig()
     offload: OffloadPolicy = "auto"
     keep_alive_s: float = 300.0
     num_ctx: ContextPolicy = "widen"
+    prewarm: PrewarmPolicy = "auto"
     models: Mapping[str, ModelConfig] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    max_concurrent: int = 0
     queue: QueueConfig = QueueConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     max_run_s: float = 0.0
     max_body_bytes: int = 100 * 2**20
     grace_s: float = 30.0
+    trace: Path | None = None
     state_dir: Path = DEFAULT_STATE_DIR
     log: LogConfig = LogConfig()
+
+    @property
+    def upstream(self) -> UpstreamConfig:
+        """The first one, for whom there is but one."""
+        return self.upstreams[0]
 
 
 class Effective(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +170,8 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         file: the file that was read, if there is one.
         origins: dotted path → `flag --listen`, `environment OLLAMA_GATE_LISTEN`, the file's path
-            with a line number, or `default`. Of a model only what the file sets.
+            with a line number, `profile interactive`, or `default`. Of a model only what the file
+            sets.
         values: the same paths in the same order → the value as one would write it.
         models: model name as written → the keys that the file sets for it.
     """

@@ -118,19 +118,24 @@ def burst(count: int = REQUESTS, *, seed: int = 7) -> list[Job]:
 def gate_config(upstream_url: str, settings: Settings) -> Config:
     """A gate in front of a simulated Ollama: defaults, its patience as fast as that world."""
     default = Config()
-    tau_s = tuple(tau / settings.speed for tau in default.scheduler.tau_s)
+    tau_s, tau_cap_s = (
+        tuple(patience_s / settings.speed for patience_s in each)
+        for each in (default.scheduler.tau_s, default.scheduler.tau_cap_s)
+    )
     return structs.replace(
         default,
         listen=Listen(host="127.0.0.1", port=0),
-        upstream=structs.replace(
-            default.upstream,
-            name="simulated",
-            url=upstream_url,
-            num_parallel=settings.num_parallel,
-            max_loaded=settings.max_loaded,
-            context_length=settings.context_length,
+        upstreams=(
+            structs.replace(
+                default.upstream,
+                name="simulated",
+                url=upstream_url,
+                num_parallel=settings.num_parallel,
+                max_loaded=settings.max_loaded,
+                context_length=settings.context_length,
+            ),
         ),
-        scheduler=structs.replace(default.scheduler, tau_s=tau_s),
+        scheduler=structs.replace(default.scheduler, tau_s=tau_s, tau_cap_s=tau_cap_s),
     )
 
 
