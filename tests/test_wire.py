@@ -511,6 +511,22 @@ def test_a_priority_that_means_nothing_is_said_so(value: str) -> None:
         wire.read_priority(value)
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, None), ("30", 30.0), (" 2.5 ", 2.5), ("5.", 5.0), (".25", 0.25), ("007", 7.0)],
+)
+def test_a_deadline_is_a_number_of_seconds(value: str | None, seconds: float | None) -> None:
+    assert wire.read_deadline(value) == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["", "0", "0.0", "-1", "30s", "1e3", "inf", "nan", ".", "1,5", "\u0663", "9" * 5000]
+)
+def test_a_deadline_that_means_nothing_is_said_so(value: str) -> None:
+    with pytest.raises(BadRequestError, match=r"X-Deadline: expected a number of seconds above 0"):
+        wire.read_deadline(value)
+
+
 # -------------------------------------------------------------------- refusals
 
 
@@ -601,6 +617,18 @@ def test_an_upstreams_own_status_and_words_are_kept() -> None:
     assert answer.status == 404
     assert json.loads(answer.body)["error"]["message"] == "cudaMalloc failed"
     assert ("Retry-After", "3") in answer.headers
+
+
+def test_who_waited_too_long_is_told_for_what_and_who_allows_no_more() -> None:
+    text = wire.too_late_text("llama3:8b", 12.3456, "X-Deadline")
+    assert text == "waited 12.3 s for llama3:8b; X-Deadline allows no more"
+
+
+def test_who_has_too_many_waiting_is_told_how_many() -> None:
+    assert wire.too_many_text(5) == (
+        "5 requests of this client wait already; queue.max_per_client allows no more"
+    )
+    assert wire.too_many_text(1).startswith("1 request of this client waits already; ")
 
 
 @pytest.mark.parametrize(

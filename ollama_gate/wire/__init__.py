@@ -6,13 +6,15 @@ Pure functions on bytes: nothing is asked, awaited or remembered here, and nothi
 from ollama_gate.wire.context import Place, with_context
 from ollama_gate.wire.listing import with_expiries
 from ollama_gate.wire.names import changed_names
-from ollama_gate.wire.read import Ask, Hopeless, read, read_priority
+from ollama_gate.wire.read import Ask, Hopeless, read, read_deadline, read_priority
 from ollama_gate.wire.refuse import (
     Answer,
     broken_line,
     never_fits_text,
     refusal,
     refuse,
+    too_late_text,
+    too_many_text,
     unload_answer,
 )
 from ollama_gate.wire.routes import Dialect, Endpoint, dialect_of, endpoint_of
@@ -30,9 +32,12 @@ __all__ = [
     "endpoint_of",
     "never_fits_text",
     "read",
+    "read_deadline",
     "read_priority",
     "refusal",
     "refuse",
+    "too_late_text",
+    "too_many_text",
     "unload_answer",
     "with_context",
     "with_expiries",

@@ -33,6 +33,7 @@ from ollama_gate.wire.scan import (
 from ollama_gate.wire.shapes import ShortenedError, Struct
 
 _PRIORITY: Final = re.compile(r"[+-]?[0-9]{1,18}")
+_SECONDS: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,24 @@ def read_priority(value: str | None) -> Priority | None:
         )
     number = int(word)
     return Priority.HIGH if number > 0 else Priority.LOW if number < 0 else Priority.NORMAL
+
+
+def read_deadline(value: str | None) -> float | None:
+    """How many seconds a request may wait, as `X-Deadline` has it.
+
+    Raises:
+        BadRequestError: it is no number of seconds above 0.
+    """
+    if value is None:
+        return None
+    text = value.strip()
+    seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
+    if not seconds:
+        raise BadRequestError(
+            "X-Deadline: expected a number of seconds above 0, such as 30 or 2.5,"
+            f" found {value[:40]!r}"
+        )
+    return seconds
 
 
 # -------------------------------------------------------------------- JSON

@@ -104,6 +104,17 @@ def never_fits_text(wanted_bytes: int, there_bytes: int | None) -> str:
     return f"model requires {wanted} of GPU memory and {there}; it is not to run on the CPU"
 
 
+def too_late_text(awaited: str, waited_s: float, limit: str) -> str:
+    """What was waited for, for how long, and which `limit` allows no more."""
+    return f"waited {waited_s:.3g} s for {awaited}; {limit} allows no more"
+
+
+def too_many_text(waiting: int) -> str:
+    """How many of a client wait, where its next one is turned away."""
+    requests = "request of this client waits" if waiting == 1 else "requests of this client wait"
+    return f"{waiting} {requests} already; queue.max_per_client allows no more"
+
+
 def _gib(size_bytes: int) -> str:
     return f"{max(0, size_bytes) / 2**30:.1f} GiB"
 
