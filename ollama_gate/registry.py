@@ -108,6 +108,7 @@ class Registry:
         self._given_up: set[ModelKey] = set()
         self._wanted: dict[tuple[ModelKey, str, Launch, frozenset[str]], _Wants] = {}
         self._models = {names.key_of(name): model for name, model in config.models.items()}
+        self._pinned = {name for name, model in self._models.items() if model.pin}
 
     def card_has(self, total_bytes: int) -> None:
         """Take in how much memory the card has: Ollama's automatic context depends on it."""
@@ -218,6 +219,7 @@ class Registry:
             parallel=wants.parallel,
             keep_alive_s=ask.keep_alive_s,
             default_keep_alive_s=self._config.keep_alive_s if idle_s is None else idle_s,
+            pinned=self._is_pinned(facts),
         )
 
     def _widened(self, facts: Facts, ask: Ask) -> tuple[_Wants, int | None, Exact | None]:
@@ -262,6 +264,13 @@ class Registry:
         if asked is not None:
             return asked
         return own.priority if own else Priority.NORMAL
+
+    def _is_pinned(self, facts: Facts) -> bool:
+        """Whether a model is to stay, under whichever of its names that was said."""
+        if not self._pinned:
+            return False
+        found = {facts.name, *self.names_of(facts.key)}
+        return not self._pinned.isdisjoint(map(names.key_of, found))
 
     def parallel(self, facts: Facts) -> int:
         """How many requests one runner of a model may serve at once."""
@@ -368,6 +377,7 @@ class Registry:
             named_ctx=named_ctx,
             parallel=self.parallel(facts),
             size_bytes=line.size_bytes,
+            pinned=self._is_pinned(facts),
         )
 
     def _launched(

@@ -321,6 +321,26 @@ async def test_a_models_own_settings_hold_for_every_spelling_of_its_name(
     )
 
 
+async def test_a_pinned_model_is_so_for_its_requests_and_its_runner(client: Ollama) -> None:
+    registry = registry_of(client, models={SMALL.upper(): ModelConfig(pin=True)})
+    assert (await asked(registry)).pinned
+    assert not (await asked(registry, EMBEDDER)).pinned
+    await load(client)
+    assert (await resident(registry)).pinned
+
+
+async def test_a_model_is_pinned_under_every_name_that_it_has(
+    client: Ollama,
+) -> None:
+    copied = await client.relay(
+        "POST", "/api/copy", [], b'{"source": "%b", "destination": "other"}' % SMALL.encode()
+    )
+    copied.close()
+    registry = registry_of(client, models={SMALL: ModelConfig(pin=True)})
+    await known(registry, SMALL)
+    assert (await asked(registry, "other")).pinned
+
+
 @pytest.mark.parametrize("priority", list(Priority))
 async def test_a_requests_own_priority_stands_above_its_models(
     client: Ollama, priority: Priority
