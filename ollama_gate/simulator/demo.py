@@ -184,32 +184,32 @@ async def send(
     jobs: Sequence[Job], url: str, simulated: SimulatedOllama, done: Callable[[], None]
 ) -> Tally:
     """Send every request at its time; read every answer to its end."""
-    tally = Tally()
+    tally, speed = Tally(), simulated.settings.speed
     began = monotonic()
     timeout = aiohttp.ClientTimeout(total=None)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(url, timeout=timeout, connector=connector) as session:
 
         async def one(job: Job) -> None:
-            await asyncio.sleep(max(0.0, job.at_s / SPEED - (monotonic() - began)))
-            await _request(session, job, tally)
+            await asyncio.sleep(max(0.0, job.at_s / speed - (monotonic() - began)))
+            await _request(session, job, tally, speed)
             done()
 
         await asyncio.gather(*(one(job) for job in jobs))
-    tally.makespan_s = (monotonic() - began) * SPEED
+    tally.makespan_s = (monotonic() - began) * speed
     counters = simulated.counters
     tally.loads, tally.unloads = counters.loads, counters.unloads
     tally.offloaded = counters.offloaded_loads
     return tally
 
 
-async def _request(session: aiohttp.ClientSession, job: Job, tally: Tally) -> None:
+async def _request(session: aiohttp.ClientSession, job: Job, tally: Tally, speed: float) -> None:
     sent = monotonic()
     headers = {"X-Priority": job.priority}
     try:
         async with session.post(job.path, json=job.body, headers=headers) as response:
             await response.content.readany()
-            wait_s = (monotonic() - sent) * SPEED
+            wait_s = (monotonic() - sent) * speed
             await response.read()
             response.raise_for_status()
     except aiohttp.ClientError:
