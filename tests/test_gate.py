@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from ollama_gate import gate as pump
 from ollama_gate.errors import UpstreamGoneError, UpstreamSilentError
-from ollama_gate.gate import Gate, Grant, RefusedError
+from ollama_gate.gate import Gate, Grant, RefusedError, pump, slots, watching
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler.commands import Evicted, Expired, Load, Unload
 from ollama_gate.scheduler.events import Interrupted, Loaded, LoadFailed, Resident
@@ -503,7 +502,7 @@ async def test_an_upstream_that_does_not_answer_is_waited_for(
 async def test_an_upstream_that_is_back_is_noticed_without_being_told(
     gate: Gate, engine: HandEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "WATCH_AWAY_S", 0.01)
+    monkeypatch.setattr(watching, "WATCH_AWAY_S", 0.01)
     engine.away = UpstreamGoneError("refused")
     gate.lost("here")
     assert await gate.answers("here", 0.03) is False
@@ -533,7 +532,7 @@ async def test_an_outage_is_logged_once_and_its_end_as_well(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "ollama_gate")
-    monkeypatch.setattr(pump, "WATCH_AWAY_S", 0.01)
+    monkeypatch.setattr(watching, "WATCH_AWAY_S", 0.01)
     engine.away = UpstreamGoneError("refused")
     gate.lost("here")
     assert await gate.answers("here", 0.05) is False
@@ -653,7 +652,7 @@ async def test_a_request_whose_runner_is_gone_still_runs(gate: Gate, engine: Han
 async def test_only_so_many_ended_requests_are_remembered(
     gate: Gate, engine: HandEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "REMEMBERED", 2)
+    monkeypatch.setattr(slots, "REMEMBERED", 2)
     await (await loaded(gate, engine, request("r0"))).leave()
     for name in ("r1", "r2"):
         client = Client(gate, request(name))
@@ -793,7 +792,7 @@ async def test_outside_the_line_nobody_waits_for_ever(gate: Gate, engine: HandEn
 async def test_a_witness_is_told_of_loads_unloads_and_answers(
     gate: Gate, engine: HandEngine
 ) -> None:
-    gate._witness = diary = Diary()
+    gate._hands["here"].witness = diary = Diary()
     first = await loaded(gate, engine, request("1", launch=Launch(num_ctx=2048)))
     await first.leave()
     gate.release(ModelKey("key of a"))
@@ -813,7 +812,7 @@ async def test_a_witness_is_told_of_loads_unloads_and_answers(
 async def test_what_did_not_end_well_took_no_time_that_anybody_should_remember(
     gate: Gate, engine: HandEngine
 ) -> None:
-    gate._witness = diary = Diary()
+    gate._hands["here"].witness = diary = Diary()
     failing = Client(gate, request("1"))
     (await engine.next_load()).end.set_result(LoadFailed(status=500, text="no"))
     with pytest.raises(RefusedError):
