@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ollama_gate import footprint, names
-from ollama_gate.config import Config, ModelConfig
+from ollama_gate.config import Config, ModelConfig, UpstreamConfig
 from ollama_gate.errors import UpstreamError, UpstreamRefusedError
 from ollama_gate.experience import Experience
 from ollama_gate.footprint import Facts, Settings
@@ -76,6 +76,7 @@ class Registry:
     Args:
         ollama: whom to ask.
         config: what is in effect.
+        upstream: how that one is set up.
         bins: where its models may be.
         experience: what was seen of it before, and is from now on.
     """
@@ -85,10 +86,10 @@ class Registry:
         *,
         ollama: Ollama,
         config: Config,
+        upstream: UpstreamConfig,
         bins: Sequence[Bin],
         experience: Experience | None = None,
     ) -> None:
-        upstream = config.upstream
         self._ollama = ollama
         self._config = config
         self._bins = tuple(bins)
@@ -124,6 +125,14 @@ class Registry:
     async def facts(self, name: str, *, strict: bool = False) -> Facts | None:
         """What there is to know of a model, as `Known.facts`; `None` if Ollama knows it not."""
         return await self._known.facts(name, strict=strict)
+
+    def believed(self, name: str) -> Facts | None:
+        """What was known of a model when the upstream last answered; nobody is asked."""
+        return self._known.believed(name)
+
+    def may_have(self, name: str) -> bool:
+        """Whether the upstream may have a model, for all that it ever said; nobody is asked."""
+        return self._known.may_have(name)
 
     def changing(self, changed: Collection[str]) -> AbstractContextManager[None]:
         """For the length of a block these names may change their meaning, as `Known.changing`."""
@@ -220,6 +229,7 @@ class Registry:
             keep_alive_s=ask.keep_alive_s,
             default_keep_alive_s=self._config.keep_alive_s if idle_s is None else idle_s,
             pinned=self._is_pinned(facts),
+            service_s=self._times(facts.key).service_s,
         )
 
     def _widened(self, facts: Facts, ask: Ask) -> tuple[_Wants, int | None, Exact | None]:

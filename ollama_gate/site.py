@@ -1,12 +1,14 @@
 """The gate put together: what is opened, in which order, and how it is closed again."""
 
 import asyncio
+import functools
 import socket
 import tempfile
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Protocol, Self, runtime_checkable
+from typing import Any, Final, Self
 
 from aiohttp import web
 from yarl import URL
@@ -17,6 +19,7 @@ from ollama_gate.config import Config, UpstreamConfig, parameters
 from ollama_gate.engine import Engine
 from ollama_gate.errors import CardError, ListenError
 from ollama_gate.experience import Experience
+from ollama_gate.fleet import Fleet, Member
 from ollama_gate.gate import Gate
 from ollama_gate.guard import Guard
 from ollama_gate.ollama import Ollama
@@ -36,12 +39,28 @@ _system = log.get(log.Component.SYSTEM)
 _monitor = log.get(log.Component.MONITOR)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Post:
+    """One upstream, with all that is there for it alone.
+
+    Attributes:
+        found: its cards.
+        bin: the one of them that is planned with.
+    """
+
+    member: Member
+    found: gpu.Found
+    bin: Bin
+    experience: Experience
+
+
 class Site:
     """A running gate: `open`, then `serve`, then `close`; or `async with`.
 
     Args:
         config: what is in effect.
-        card: what to read instead of the card that the configuration leads to.
+        card: what to read instead of the card that the configuration leads to; several are those
+            of the upstreams, in their order.
         busy_poll_s: how often it is read while memory is on the move.
         temporary: nothing of what is learned is kept, nor anything from before believed.
     """
@@ -50,26 +69,24 @@ class Site:
         self,
         config: Config,
         *,
-        card: gpu.Card | None = None,
+        card: gpu.Card | tuple[gpu.Card, ...] | None = None,
         busy_poll_s: float = gpu.BUSY_S,
         temporary: bool = False,
     ) -> None:
         self.config = config
         self.url = ""
-        self._card = card
+        self._cards = card if isinstance(card, tuple) else (card,) if card else ()
         self._busy_poll_s = busy_poll_s
         self._temporary = temporary
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._keeper: Keeper | None = None
-        self._experience: Experience | None = None
         self._name = uuid.uuid4().hex
-        self._ollama = Ollama(config.upstream.url, gate=self._name)
-        self._meters: gpu.Meters | None = None
+        self._posts: tuple[_Post, ...] = ()
+        self._meters: dict[BinId, gpu.Meters] = {}
         self._runner: web.ServerRunner | None = None
         self._listener: web.TCPSite | None = None
-        self._bin: Bin | None = None
-        self._registry: Registry | None = None
         self.gate: Gate | None = None
+        self.fleet: Fleet | None = None
         self._face: Face | None = None
         self._closed = False
 
@@ -81,40 +98,29 @@ class Site:
         await self.close(grace_s=0.0)
 
     async def open(self) -> None:
-        """Begin to listen, to watch the upstream and to read the card.
+        """Begin to listen, to watch the upstreams and to read their cards.
 
         Raises:
             ListenError: the address cannot be had.
             StateError: `state_dir` is not for this gate to use.
         """
-        upstream = self.config.upstream
         found = await self._find()
-        self._experience = experience = Experience(upstream.url, await self._recall())
-        self._bin = bin_ = _bin(self.config, found)
-        await self._ollama.open()
-        self._registry = registry = Registry(
-            ollama=self._ollama, config=self.config, bins=(bin_,), experience=experience
+        keeper = await self._recall()
+        self._posts = tuple(
+            self._post(upstream, its_cards, keeper)
+            for upstream, its_cards in zip(self.config.upstreams, found, strict=True)
         )
-        engine = Engine(self._ollama, registry, keep_alive_s=self.config.keep_alive_s)
-        self.gate = gate = Gate(
-            Machine(
-                upstreams=(_upstream(upstream, found),),
-                bins=(bin_,),
-                policy=_policy(self.config),
-                now=asyncio.get_running_loop().time(),
-            ),
-            {upstream.name: engine},
-            witness=experience,
-        )
-        self._meters = meters = gpu.Meters(
-            found, tell=self._measured, total=registry.card_has, busy_s=self._busy_poll_s
-        )
-        gate.attach(bin_.id, meters)
+        for post in self._posts:
+            await post.member.ollama.open()
+        self.gate = gate = self._gate()
+        self.fleet = fleet = Fleet([post.member for post in self._posts], gate)
+        for post in self._posts:
+            self._meters[post.bin.id] = meters = self._meters_of(post)
+            gate.attach(post.bin.id, meters)
         self._face = face = Face(
             config=self.config,
             gate=gate,
-            registry=registry,
-            ollama=self._ollama,
+            fleet=fleet,
             readings=self._readings,
             guard=_guard(self.config),
             name=self._name,
@@ -122,18 +128,65 @@ class Site:
         try:
             await self._listen(face)
         except OSError as error:
-            await self._ollama.close()
-            await self._forsake()
+            await self._part()
             raise ListenError(f"cannot listen on {self.config.listen}: {error}") from error
-        meters.start()
+        for meters in self._meters.values():
+            meters.start()
         gate.start()
-        _say_found(found, upstream)
+        for post in self._posts:
+            _say_found(post.found, post.member.config)
 
-    async def _find(self) -> gpu.Found:
-        if self._card is not None:
-            return gpu.only(self._card)
-        upstream = self.config.upstream
-        return await gpu.find_in_time(upstream.gpus, upstream_is_local=gpu.is_here(upstream.url))
+    async def _find(self) -> list[gpu.Found]:
+        """The cards of each upstream."""
+        upstreams = self.config.upstreams
+        if self._cards:
+            return [gpu.only(card) for card in self._cards]
+        return await asyncio.gather(
+            *(
+                gpu.find_in_time(upstream.gpus, upstream_is_local=gpu.is_here(upstream.url))
+                for upstream in upstreams
+            )
+        )
+
+    def _post(self, upstream: UpstreamConfig, found: gpu.Found, keeper: Keeper) -> _Post:
+        bin_ = _bin(self.config, upstream, found)
+        ollama = Ollama(upstream.url, gate=self._name)
+        experience = Experience(upstream.url, keeper)
+        registry = Registry(
+            ollama=ollama,
+            config=self.config,
+            upstream=upstream,
+            bins=(bin_,),
+            experience=experience,
+        )
+        member = Member(config=upstream, ollama=ollama, registry=registry)
+        return _Post(member=member, found=found, bin=bin_, experience=experience)
+
+    def _gate(self) -> Gate:
+        keep_alive_s = self.config.keep_alive_s
+        return Gate(
+            Machine(
+                upstreams=[_upstream(post.member.config, post.found) for post in self._posts],
+                bins=[post.bin for post in self._posts],
+                policy=_policy(self.config),
+                now=asyncio.get_running_loop().time(),
+            ),
+            {
+                post.member.name: Engine(
+                    post.member.ollama, post.member.registry, keep_alive_s=keep_alive_s
+                )
+                for post in self._posts
+            },
+            witnesses={post.member.name: post.experience for post in self._posts},
+        )
+
+    def _meters_of(self, post: _Post) -> gpu.Meters:
+        return gpu.Meters(
+            post.found,
+            tell=functools.partial(self._measured, post),
+            total=post.member.registry.card_has,
+            busy_s=self._busy_poll_s,
+        )
 
     async def _listen(self, face: Face) -> None:
         listen = self.config.listen
@@ -170,15 +223,14 @@ class Site:
             _system.warning("answers cut off", after_s=grace_s)
             self._face.cut_off()
         await self.gate.hand_back()
-        assert self._meters is not None
-        await self._meters.stop()
+        for meters in self._meters.values():
+            await meters.stop()
         await self.gate.close()
-        if self._registry is not None:
-            await self._registry.close()
+        for post in self._posts:
+            await post.member.registry.close()
         if self._runner is not None:
             await self._runner.cleanup()
-        await self._ollama.close()
-        await self._forsake()
+        await self._part()
 
     async def _recall(self) -> Keeper:
         """What was learned in earlier lives, and a place for what will be."""
@@ -190,45 +242,35 @@ class Site:
         await keeper.open()
         return keeper
 
-    async def _forsake(self) -> None:
-        """Let go of what was learned."""
+    async def _part(self) -> None:
+        """Hang up, and let go of what was learned."""
+        for post in self._posts:
+            await post.member.ollama.close()
         if self._keeper is not None:
             await self._keeper.close()
         if self._scratch is not None:
             self._scratch.cleanup()
 
-    # ---------------------------------------------------------------- the card
+    # ---------------------------------------------------------------- the cards
 
-    def _measured(self, reading: gpu.Reading | CardError) -> None:
+    def _measured(self, post: _Post, reading: gpu.Reading | CardError) -> None:
         assert self.gate is not None
-        assert self._bin is not None
-        assert self._experience is not None
+        bin_id = post.bin.id
         match reading:
             case gpu.Reading():
-                self._experience.measured(
-                    self._bin.id, reading.device, reading.used_bytes, reading.ours_bytes
+                post.experience.measured(
+                    bin_id, reading.device, reading.used_bytes, reading.ours_bytes
                 )
-                self.gate.measured(self._bin.id, reading.total_bytes, reading.used_bytes)
+                self.gate.measured(bin_id, reading.total_bytes, reading.used_bytes)
             case CardError():
-                if isinstance(self.gate, Loses):
-                    self.gate.reading_lost(self._bin.id)
+                self.gate.reading_lost(bin_id)
 
     def _readings(self) -> dict[str, dict[str, Any]]:
-        assert self._bin is not None
-        assert self._meters is not None
-        return {self._bin.id: self._meters.status(monotonic())}
+        now = monotonic()
+        return {bin_id: meters.status(now) for bin_id, meters in self._meters.items()}
 
 
-@runtime_checkable
-class Loses(Protocol):
-    """Who wants to know that a bin's reading has grown too old to plan with."""
-
-    def reading_lost(self, bin_id: BinId, /) -> None:
-        """The last reading stands, and nobody sees any more what memory does."""
-
-
-def _bin(config: Config, found: gpu.Found) -> Bin:
-    upstream = config.upstream
+def _bin(config: Config, upstream: UpstreamConfig, found: gpu.Found) -> Bin:
     return Bin(
         id=BinId(f"{upstream.name}/{'cpu' if found.cpu else '0'}"),
         upstream=upstream.name,

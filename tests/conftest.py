@@ -13,6 +13,7 @@ from msgspec import structs
 from ollama_gate.config import Config
 from ollama_gate.ollama import Ollama
 from ollama_gate.simulator import Settings, SimulatedOllama
+from ollama_gate.simulator.catalog import Model
 from ollama_gate.simulator.demo import SimulatedCard, gate_config
 from ollama_gate.site import Site
 from tests.upstreams import Upstreams, opened_upstreams
@@ -50,9 +51,9 @@ async def make_ollama() -> AsyncIterator[MakeOllama]:
     """Start simulated Ollamas: one 24 GiB card, 4,096 tokens, 200 times the wall clock."""
     started: list[SimulatedOllama] = []
 
-    async def make(**changes: Any) -> SimulatedOllama:
+    async def make(*, disk: tuple[Model, ...] = (), **changes: Any) -> SimulatedOllama:
         given = {"cards": (24 * 2**30,), "context_length": 4096, "speed": SPEED, **changes}
-        simulated = SimulatedOllama(Settings(**given))
+        simulated = SimulatedOllama(Settings(**given), models=disk)
         await simulated.start()
         started.append(simulated)
         return simulated
@@ -67,15 +68,26 @@ async def ollama(make_ollama: MakeOllama) -> SimulatedOllama:
     return await make_ollama()
 
 
+def config_before(*simulated: SimulatedOllama) -> Config:
+    """A gate before one of them or several; they are called `simulated`, `second`, `third`."""
+    first, *others = (gate_config(each.url, each.settings) for each in simulated)
+    names = ("second", "third")[: len(others)]
+    further = (
+        structs.replace(other.upstream, name=name)
+        for name, other in zip(names, others, strict=True)
+    )
+    return structs.replace(first, upstreams=(first.upstream, *further))
+
+
 @pytest.fixture
 async def make_site() -> AsyncIterator[MakeSite]:
     """Open gates before simulated Ollamas; `changes` replace parts of the configuration."""
     opened: list[Site] = []
 
-    async def make(simulated: SimulatedOllama, **changes: Any) -> Site:
-        config: Config = gate_config(simulated.url, simulated.settings)
-        config = structs.replace(config, **changes)
-        site = Site(config, card=SimulatedCard(simulated), busy_poll_s=0.01, temporary=True)
+    async def make(*simulated: SimulatedOllama, **changes: Any) -> Site:
+        config = structs.replace(config_before(*simulated), **changes)
+        cards = tuple(SimulatedCard(each) for each in simulated)
+        site = Site(config, card=cards, busy_poll_s=0.01, temporary=True)
         await site.open()
         opened.append(site)
         return site

@@ -55,7 +55,12 @@ async def upstream(ollama: SimulatedOllama) -> AsyncIterator[Upstream]:
 
 def registry_of(upstream: Ollama) -> Registry:
     config = Config(upstreams=(UpstreamConfig(url=upstream.url, context_length=4096),))
-    return Registry(ollama=upstream, config=config, bins=(Bin(id=HERE, upstream="local"),))
+    return Registry(
+        ollama=upstream,
+        config=config,
+        upstream=config.upstream,
+        bins=(Bin(id=HERE, upstream="local"),),
+    )
 
 
 @pytest.fixture

@@ -389,25 +389,20 @@ async def test_the_next_gate_knows_how_long_a_load_took(
 ) -> None:
     async with gate_before(ollama, tmp_path) as site:
         assert await generate(http, site) == 200
-        assert site._registry is not None
-        facts = await site._registry.facts(SMALL)
+        facts = await site._posts[0].member.registry.facts(SMALL)
         assert facts is not None
-        assert site._experience is not None
-        took = site._experience.times(facts.key)
+        took = site._posts[0].experience.times(facts.key)
         assert took.load is not None
         assert took.service is not None
     async with gate_before(ollama, tmp_path) as site:
-        assert site._experience is not None
-        assert site._experience.times(facts.key) == took
+        assert site._posts[0].experience.times(facts.key) == took
 
 
 async def test_what_is_deleted_through_the_gate_is_forgotten_at_once(
     http: aiohttp.ClientSession, ollama: SimulatedOllama, tmp_path: Path
 ) -> None:
     async with gate_before(ollama, tmp_path) as site:
-        registry, experience = site._registry, site._experience
-        assert registry is not None
-        assert experience is not None
+        registry, experience = site._posts[0].member.registry, site._posts[0].experience
         assert await generate(http, site) == 200
         facts = await registry.facts(SMALL)
         assert facts is not None

@@ -760,12 +760,12 @@ async def test_outside_the_line_as_many_may_wait_as_in_it(gate: Gate, engine: Ha
     engine.away = UpstreamGoneError("away")
     gate.lost("here")
     name = RequestId("r")
-    waiting = [asyncio.create_task(gate.await_upstream(name, "here", LIMIT_S)) for _ in range(4)]
+    waiting = [asyncio.create_task(gate.await_upstream(name, ["here"], LIMIT_S)) for _ in range(4)]
     async with asyncio.timeout(LIMIT_S):
         while gate.outside < 4:
             await gate.changed()
     with pytest.raises(RefusedError, match="queue_full"):
-        await gate.await_upstream(name, "here", LIMIT_S)
+        await gate.await_upstream(name, ["here"], LIMIT_S)
     engine.away = None
     gate.nudge("here")
     await asyncio.gather(*waiting)
@@ -776,8 +776,8 @@ async def test_outside_the_line_nobody_waits_for_ever(gate: Gate, engine: HandEn
     engine.away = UpstreamGoneError("away")
     gate.lost("here")
     with pytest.raises(RefusedError, match="upstream_away"):
-        await gate.await_upstream(RequestId("r"), "here", 0.01)
-    waiting = asyncio.create_task(gate.await_upstream(RequestId("r"), "here", LIMIT_S))
+        await gate.await_upstream(RequestId("r"), ["here"], 0.01)
+    waiting = asyncio.create_task(gate.await_upstream(RequestId("r"), ["here"], LIMIT_S))
     async with asyncio.timeout(LIMIT_S):
         while not gate.outside:
             await gate.changed()

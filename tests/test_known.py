@@ -241,6 +241,31 @@ async def test_what_was_known_is_believed_while_the_upstream_is_away(
     assert (await facts(known, "b")).name == "b:latest"
 
 
+async def test_what_is_believed_is_told_without_asking(ollama: ListOllama) -> None:
+    ollama.models["copy:latest"] = Manifest("one")
+    async with knowing(ollama) as known:
+        assert known.believed("a") is None
+        assert known.may_have("nothing")
+        found = await facts(known, "a"), await facts(known, "copy")
+        ollama.broken["everything"] = GONE
+        asked = len(ollama.asked)
+        assert (known.believed("A:latest"), known.believed("copy")) == found
+        # It is listed, and nobody has asked yet what it is.
+        assert known.believed("b") is None
+        assert known.may_have("b")
+        assert known.believed("nothing") is None
+        assert not known.may_have("nothing")
+        assert known.believed("a:cloud") is None
+    assert len(ollama.asked) == asked
+
+
+async def test_without_digests_a_model_is_believed_by_its_name(ollama: ListOllama) -> None:
+    ollama.models = {"a:latest": Manifest("")}
+    async with knowing(ollama) as known:
+        found = await facts(known, "a")
+        assert known.believed("a") is found
+
+
 async def test_a_model_gone_from_the_list_is_known_no_more(
     known: Known, ollama: ListOllama
 ) -> None:

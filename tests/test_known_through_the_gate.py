@@ -22,10 +22,10 @@ async def said(http: Http, site: Site, path: str, body: Any, method: str = "POST
 
 async def models(http: Http, site: Site) -> Mapping[str, Any]:
     """The models of `/gate/status` by name, once nothing more is asked in the background."""
-    assert site._registry is not None
+    [post] = site._posts
     async with http.get(f"{site.url}/gate/status") as response:
         await response.read()
-    asking = site._registry._known._rounds._task
+    asking = post.member.registry._known._rounds._task
     if asking is not None:
         await asyncio.wait_for(asyncio.shield(asking), 10)
     async with http.get(f"{site.url}/gate/status") as response:

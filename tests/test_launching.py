@@ -100,7 +100,7 @@ async def request(
         upstreams=(UpstreamConfig(url=simulated.url, context_length=4096),), num_ctx=policy
     )
     async with opened(Ollama(simulated.url)) as client:
-        registry = Registry(ollama=client, config=config, bins=(CARD,))
+        registry = Registry(ollama=client, config=config, upstream=config.upstream, bins=(CARD,))
         facts = await registry.facts(SMALL)
         assert facts is not None
         return registry.request(
@@ -149,7 +149,7 @@ async def test_a_runner_seen_is_known_by_the_name_of_its_context(make_ollama: Ma
     simulated = await make_ollama(context_length=200_000)
     config = Config(upstreams=(UpstreamConfig(url=simulated.url, context_length=200_000),))
     async with opened(Ollama(simulated.url)) as client:
-        registry = Registry(ollama=client, config=config, bins=(CARD,))
+        registry = Registry(ollama=client, config=config, upstream=config.upstream, bins=(CARD,))
         await client.load(SMALL, Launch(), embedding=False, keep_alive="-1s")
         (own,) = await registry.residents()
         await client.load(SMALL, Launch(num_ctx=2048), embedding=False, keep_alive="-1s")

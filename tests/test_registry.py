@@ -51,7 +51,9 @@ def registry_of(
     config = structs.replace(
         Config(upstreams=(UpstreamConfig(url=client.url, context_length=4096),)), **changes
     )
-    return Registry(ollama=client, config=config, bins=(bin_,), experience=experience)
+    return Registry(
+        ollama=client, config=config, upstream=config.upstream, bins=(bin_,), experience=experience
+    )
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ollama_gate.errors import CardError
 from ollama_gate.gpu import Found, Listed
 from ollama_gate.scheduler.types import BinId
 from ollama_gate.simulator import SimulatedOllama
-from ollama_gate.site import Loses, Site, _upstream
+from ollama_gate.site import Site, _upstream
 from tests.conftest import MakeSite
 
 GIB = 2**30
@@ -65,15 +65,14 @@ async def test_a_reading_that_is_lost_is_told_to_the_gate(
     make_site: MakeSite, ollama: SimulatedOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site: Site = await make_site(ollama)
-    notes = Notes()
-    assert isinstance(notes, Loses)
+    [post], notes = site._posts, Notes()
     reading = gpu.Reading(
         total_bytes=24, used_bytes=7, source="nvml", device="a card", taken_at=0.0
     )
     with monkeypatch.context() as patch:
         patch.setattr(site, "gate", notes)
-        site._measured(reading)
-        site._measured(CardError("gone"))
+        site._measured(post, reading)
+        site._measured(post, CardError("gone"))
     assert notes.told == [("simulated/0", 24, 7), ("simulated/0", "lost")]
 
 
@@ -84,13 +83,13 @@ async def test_what_is_read_decides_the_budget_and_the_automatic_context(
     vram = VramConfig(reserve_bytes=3 * GIB)
     site: Site = await make_site(ollama, upstreams=(upstream,), vram=vram)
     assert site.gate is not None
-    assert site._registry is not None
+    [post] = site._posts
     async with asyncio.timeout(10):
         while not (bin_ := site.gate.snapshot().bins[0]).live:
             await site.gate.changed()
     assert bin_.capacity_bytes == 21 * GIB
-    await site._registry.facts("qwen2.5:32b")
-    shown = {model.name: model.automatic for model in await site._registry.known()}
+    await post.member.registry.facts("qwen2.5:32b")
+    shown = {model.name: model.automatic for model in await post.member.registry.known()}
     automatic = shown["qwen2.5:32b"]
     assert automatic is not None
     assert automatic.num_ctx == 32_768

@@ -3,8 +3,8 @@
 import asyncio
 import functools
 import secrets
-from collections import OrderedDict
-from collections.abc import Awaitable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -28,14 +28,13 @@ from ollama_gate.errors import (
     UpstreamGoneError,
     UpstreamLoopError,
     UpstreamRefusedError,
-    UpstreamSilentError,
 )
+from ollama_gate.fleet import Fleet
 from ollama_gate.footprint import Facts
 from ollama_gate.gate import REMEMBERED, Gate, Grant, RefusedError
 from ollama_gate.link import Answer
-from ollama_gate.ollama import Ollama, end_to_end
-from ollama_gate.registry import Registry
-from ollama_gate.scheduler.types import Refusal, Request, RequestId
+from ollama_gate.ollama import end_to_end
+from ollama_gate.scheduler.types import BinId, Need, Refusal, Request, RequestId
 
 READ_AT_ONCE_BYTES: Final = 128 * 2**10
 """A body up to this size is understood within a few milliseconds, whatever it holds."""
@@ -45,6 +44,9 @@ SUSPECT: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_E
 
 PEEK_BYTES: Final = 64 * 2**10
 """So much of an error is read before any of it is relayed."""
+
+TRIES: Final = 2
+"""How often one upstream is asked for the same answer, if nothing came of it."""
 
 ERROR_LINE: Final = b'{"error":'
 """How the last line of an NDJSON stream begins that ends in an error."""
@@ -81,19 +83,10 @@ class _Outgoing(NamedTuple):
 class Admission:
     """The way to an upstream through the gate."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        gate: Gate,
-        registry: Registry,
-        ollama: Ollama,
-        passage: Passage,
-    ) -> None:
+    def __init__(self, *, config: Config, gate: Gate, fleet: Fleet, passage: Passage) -> None:
         self._config = config
         self._gate = gate
-        self._registry = registry
-        self._ollama = ollama
+        self._fleet = fleet
         self._passage = passage
         self._by_client_id: OrderedDict[str, RequestId] = OrderedDict()
 
@@ -150,60 +143,76 @@ class Admission:
                 return await self._passage.send(request, _if_any(request, body))
             case _:
                 assert_never(ask)
-        facts = None if names.is_cloud(ask.model) else await self._facts(gate_id, ask.model)
-        if facts is None or _would_be_refused(ask, facts):
-            return await self._passage.send(request, _if_any(request, body))
+        meaning = None
+        if not names.is_cloud(ask.model):
+            meaning = await self._fleet.meaning(gate_id, ask.model)
+        if meaning is None or _would_be_refused(ask, meaning.facts):
+            to = self._fleet.likeliest(meaning.members if meaning else ())
+            return await self._passage.send(request, _if_any(request, body), to)
         if _asks_to_unload(endpoint, ask):
-            if self._gate.release(facts.key):
+            if self._gate.release(meaning.facts.key):
                 response = answer_of(wire.unload_answer(endpoint, ask.model, _go_time()))
                 response.headers.extend(_own_headers(request, gate_id, 0.0, 0.0))
                 return response
-            return await self._passage.send(request, body)
-        scheduled = self._registry.request(
+            to = self._fleet.likeliest(meaning.members)
+            return await self._passage.send(request, body, to)
+        scheduled = self._fleet.request(
             gate_id,
             ask,
-            facts,
+            meaning,
             priority=priority,
             client=_client(request),
             arrived_at=arrived_at,
         )
         return _Outgoing(ask.body, ask.context_at, ask.launch_options.num_ctx), scheduled
 
-    async def _facts(self, gate_id: RequestId, name: str) -> Facts | None:
-        """What is known of a model; waits for an upstream that is away."""
-        upstream = self._config.upstream
-        until = asyncio.get_running_loop().time() + upstream.outage_wait_s
-        while True:
-            try:
-                return await self._registry.facts(name)
-            except (UpstreamSilentError, UpstreamLoopError):
-                raise
-            except UpstreamGoneError:
-                self._gate.lost(upstream.name)
-            left_s = max(0.0, until - asyncio.get_running_loop().time())
-            await self._gate.await_upstream(gate_id, upstream.name, left_s)
-
     async def _serve(
         self, request: Caller, outgoing: _Outgoing, scheduled: Request
     ) -> web.StreamResponse:
-        try:
-            async with self._gate.slot(scheduled) as grant:
-                return await self._relay(request, outgoing, scheduled, grant)
-        except UpstreamGoneError:
-            self._gate.lost(self._config.upstream.name)
-        except RunnerDiedError:
-            pass
-        # The client has seen nothing of an answer yet, so it may be asked for once more.
-        again = replace(scheduled, accepted=True)
-        async with self._gate.slot(again) as grant:
-            return await self._relay(request, outgoing, again, grant)
+        """Send it to wherever it gets a slot, and elsewhere or once more if nothing comes of it.
+
+        As long as the client has seen nothing of an answer it may be asked for again: of each
+        upstream twice, of one whose runner died once more.
+        """
+        tries, died = Counter[str](), False
+        while True:
+            upstream = None
+            try:
+                async with self._gate.slot(scheduled) as grant:
+                    upstream = self._gate.upstream_of(grant.bin)
+                    tries[upstream] += 1
+                    return await self._relay(request, outgoing, scheduled, grant, again=not died)
+            except UpstreamGoneError:
+                assert upstream is not None, "who waits for a slot asks no upstream"
+                self._gate.lost(upstream)
+                left = self._left(scheduled, tries)
+                if not left:
+                    raise
+            except RunnerDiedError:
+                left, died = scheduled.needs, True
+            scheduled = replace(scheduled, accepted=True, needs=left)
+
+    def _left(self, scheduled: Request, tries: Counter[str]) -> Mapping[BinId, Need]:
+        """Where a request may still be tried that was lost at the last place."""
+        return {
+            bin_id: need
+            for bin_id, need in scheduled.needs.items()
+            if tries[self._gate.upstream_of(bin_id)] < TRIES
+        }
 
     async def _relay(
-        self, request: Caller, outgoing: _Outgoing, scheduled: Request, grant: Grant
+        self,
+        request: Caller,
+        outgoing: _Outgoing,
+        scheduled: Request,
+        grant: Grant,
+        *,
+        again: bool,
     ) -> web.StreamResponse:
         headers = end_to_end(request.raw_headers, NOT_SENT_WITH_BODY)
         body = outgoing.naming(grant.num_ctx)
-        sent = self._ollama.relay(
+        upstream = self._gate.upstream_of(grant.bin)
+        sent = self._fleet[upstream].ollama.relay(
             request.method, relaying.target(request), headers, body, fresh=scheduled.accepted
         )
         cut = None
@@ -212,20 +221,22 @@ class Admission:
         else:
             answer = await sent
         try:
-            begun = await self._unless_runner_died(answer, scheduled)
+            begun = await self._unless_runner_died(answer, scheduled, again=again)
             added = _own_headers(request, scheduled.id, grant.queued_s, grant.load_s, grant.offload)
-            ended = functools.partial(self._ended, scheduled)
+            ended = functools.partial(self._ended, scheduled, upstream)
             return await relaying.copy(request, answer, added, begun=begun, mends=True, ended=ended)
         finally:
             if cut is not None:
                 cut.cancel()
             answer.close()
 
-    async def _unless_runner_died(self, answer: Answer, scheduled: Request) -> bytes:
+    async def _unless_runner_died(
+        self, answer: Answer, scheduled: Request, *, again: bool
+    ) -> bytes:
         """As much of an error as had to be read to see what it says.
 
         Raises:
-            RunnerDiedError: that its runner is no more, and the request has been sent once only.
+            RunnerDiedError: that its runner is no more, and it may be sent `again`.
         """
         if answer.status not in SUSPECT:
             return b""
@@ -233,11 +244,11 @@ class Admission:
         died = mishaps.told_by(answer.status, begun)
         if died is not None:
             self._gate.runner_died(scheduled.id, oom=died is mishaps.Mishap.OUT_OF_MEMORY)
-            if not scheduled.accepted:
+            if again:
                 raise RunnerDiedError("its runner died before anything was answered")
         return begun
 
-    def _ended(self, scheduled: Request, line: bytes) -> None:
+    def _ended(self, scheduled: Request, upstream: str, line: bytes) -> None:
         """Look at a stream's last line: it cannot be had again, but others may be spared."""
         if line.startswith(ERROR_LINE):
             died = mishaps.told_by(HTTPStatus.INTERNAL_SERVER_ERROR, line)
@@ -249,7 +260,7 @@ class Admission:
                 self._gate.runner_died(scheduled.id, oom=False)
             case mishaps.Breach.UNSAID:
                 # Had memory run out, Ollama would be dropping every model by now.
-                self._gate.nudge(self._config.upstream.name)
+                self._gate.nudge(upstream)
             case None:
                 pass
 
@@ -271,7 +282,7 @@ class Admission:
         refusal = refused.refusal
         text = refusal.text
         if refusal.reason is Refusal.UPSTREAM_AWAY:
-            text = f"{self._config.upstream.url} does not answer"
+            text = self._fleet.silence()
         if refusal.wanted_bytes is not None:
             text = wire.never_fits_text(refusal.wanted_bytes, refusal.there_bytes)
         return wire.refusal(

@@ -20,10 +20,10 @@ from ollama_gate.app.passing import Passage
 from ollama_gate.app.serving import Caller, Refused, Unexpected
 from ollama_gate.config import Config
 from ollama_gate.errors import UpstreamGoneError
+from ollama_gate.fleet import Fleet
 from ollama_gate.gate import Gate
 from ollama_gate.guard import Guard
-from ollama_gate.ollama import VIA, Ollama
-from ollama_gate.registry import Registry
+from ollama_gate.ollama import VIA
 
 _VIA: Final = VIA.decode()
 
@@ -39,13 +39,12 @@ _api = log.get(log.Component.API)
 
 
 class Face:
-    """Handlers over one upstream. The gate and the upstream are opened and closed by others.
+    """Handlers over the upstreams. The gate and they are opened and closed by others.
 
     Args:
         config: what is in effect.
         gate: where slots come from.
-        registry: what is known of models.
-        ollama: where bytes go.
+        fleet: the upstreams.
         readings: the last reading of each bin's card.
         guard: whom to let in.
         name: what this gate calls itself towards other gates.
@@ -56,23 +55,22 @@ class Face:
         *,
         config: Config,
         gate: Gate,
-        registry: Registry,
-        ollama: Ollama,
+        fleet: Fleet,
         readings: Readings,
         guard: Guard,
         name: str,
     ) -> None:
-        self._ollama = ollama
+        # Whatever is not scheduled is the first one's.
+        first = fleet.members[0]
+        self._ollama = first.ollama
         self._guard = guard
         self._name = name
-        self._passage = Passage(gate=gate, registry=registry, ollama=ollama)
-        self._admission = Admission(
-            config=config, gate=gate, registry=registry, ollama=ollama, passage=self._passage
-        )
+        self._passage = Passage(gate=gate, registry=first.registry, ollama=first.ollama)
+        self._admission = Admission(config=config, gate=gate, fleet=fleet, passage=self._passage)
         self._own = Own(
             config=config,
             gate=gate,
-            registry=registry,
+            registry=first.registry,
             readings=readings,
             id_of=self._admission.id_of,
         )

@@ -14,6 +14,7 @@ from ollama_gate.app import relaying
 from ollama_gate.app.answers import answer_of
 from ollama_gate.app.serving import Caller
 from ollama_gate.errors import UpstreamBrokenError, UpstreamError, UpstreamGoneError
+from ollama_gate.fleet import Member
 from ollama_gate.gate import Gate
 from ollama_gate.link import Body
 from ollama_gate.ollama import Ollama, end_to_end
@@ -68,12 +69,21 @@ class Passage:
             return await self._list(request)
         return await self.send(request, _stream(request))
 
-    async def send(self, request: Caller, body: Body) -> web.StreamResponse:
-        """Relay a request whose body is at hand, or is streamed."""
+    async def send(
+        self, request: Caller, body: Body, to: Sequence[Member] = ()
+    ) -> web.StreamResponse:
+        """Relay a request whose body is at hand, or is streamed.
+
+        Args:
+            request: as it came.
+            body: of it.
+            to: the first of these, if there are any.
+        """
+        ollama = to[0].ollama if to else self._ollama
         without = NOT_SENT_WITH_BODY if isinstance(body, bytes | None) else _NOT_SENT_ON
         headers = end_to_end(request.raw_headers, without)
         try:
-            answer = await self._ollama.relay(
+            answer = await ollama.relay(
                 request.method,
                 relaying.target(request),
                 headers,

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, assert_never
 
 from ollama_gate import log
@@ -16,6 +17,7 @@ from ollama_gate.gate.watching import WATCH_AWAY_S, Watch
 from ollama_gate.scheduler import Machine, snapshot
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Command, Forward, Load, Prewarm, Refuse, Unload, Warn
+from ollama_gate.scheduler.memory import Runner
 from ollama_gate.scheduler.types import (
     BinId,
     ModelKey,
@@ -43,7 +45,7 @@ class Gate:
     Args:
         machine: the scheduler.
         engines: the upstreams by name, in the order of the configuration.
-        witness: told how long things took, if anybody is.
+        witnesses: told how long things took at these upstreams.
     """
 
     def __init__(
@@ -51,11 +53,12 @@ class Gate:
         machine: Machine,
         engines: Mapping[str, Engine],
         *,
-        witness: Witness | None = None,
+        witnesses: Mapping[str, Witness] = MappingProxyType({}),
     ) -> None:
         self._machine = machine
         self._hands = {
-            name: self._hands_on(name, engine, witness) for name, engine in engines.items()
+            name: self._hands_on(name, engine, witnesses.get(name))
+            for name, engine in engines.items()
         }
         self._meters: dict[BinId, Meter] = {}
         self._tickets = Tickets(tell=self._tell, left=self._took)
@@ -99,35 +102,49 @@ class Gate:
         self._tell(ev.Released(model=model))
         return True
 
-    def expires_in(self, model: ModelKey) -> float | None:
+    def expires_in(self, model: ModelKey, upstream: str | None = None) -> float | None:
         """How long a resident model may still idle, in seconds, `inf` for ever.
 
         As if it went idle now, while it serves somebody; `None` if it is not there.
+
+        Args:
+            model: which.
+            upstream: where; otherwise wherever it is found.
         """
         now = asyncio.get_running_loop().time()
-        for runner in self._machine.runners.values():
+        for runner in self._at(upstream):
             if runner.model == model and runner.resident:
                 return runner.expires_at - now if runner.idle else runner.keep_alive_s
         return None
 
-    async def vacate(self, model: ModelKey, within_s: float) -> None:
-        """Let a model go, and wait for it: its name is about to mean something else."""
+    async def vacate(self, model: ModelKey, within_s: float, upstream: str | None = None) -> None:
+        """Let a model go, and wait for it: its name is about to mean something else.
+
+        Args:
+            model: which.
+            within_s: for so long.
+            upstream: where its going is waited for; otherwise everywhere.
+        """
         if not self.release(model):
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while any(self._listed(model)):
+                while any(each.model == model and _is_listed(each) for each in self._at(upstream)):
                     await self.changed()
 
-    def _listed(self, model: ModelKey) -> Iterator[bool]:
+    def _at(self, upstream: str | None) -> Iterator[Runner]:
+        """The runners of one upstream, or of all."""
         for runner in self._machine.runners.values():
-            yield runner.model == model and runner.state is not RunnerState.LEAVING
+            if upstream is None or runner.bin.upstream == upstream:
+                yield runner
 
-    async def await_upstream(self, request_id: RequestId, upstream: str, within_s: float) -> None:
-        """Wait for an upstream before it can be said what a request needs.
+    async def await_upstream(
+        self, request_id: RequestId, upstreams: Collection[str], within_s: float
+    ) -> None:
+        """Wait until one of these answers, before it can be said what a request needs.
 
         Raises:
-            RefusedError: it stays away, the gate closes, or too many wait already, in the line
+            RefusedError: they stay away, the gate closes, or too many wait already, in the line
                 or here.
         """
         self._make_sure(
@@ -139,7 +156,7 @@ class Gate:
         self._tell(ev.Ticked())
         try:
             async with asyncio.timeout(within_s):
-                while not self._hands[upstream].watch.answers:
+                while not any(self._hands[name].watch.answers for name in upstreams):
                     self._make_sure(request_id, Refusal.SHUTTING_DOWN, not self._machine.closing)
                     await self.changed()
         except TimeoutError:
@@ -161,6 +178,14 @@ class Gate:
     def nudge(self, upstream: str) -> None:
         """Look at an upstream now rather than at the next turn."""
         self._hands[upstream].watch.nudge()
+
+    def is_away(self, upstream: str) -> bool:
+        """Whether an upstream did not answer when it was last asked; false if it never was."""
+        return self._hands[upstream].watch.is_away
+
+    def upstream_of(self, bin_id: BinId) -> str:
+        """Whose bin it is."""
+        return self._machine.books[bin_id].bin.upstream
 
     async def answers(self, upstream: str, within_s: float) -> bool:
         """Wait until an upstream answers; false if it does not in that time."""
@@ -310,7 +335,7 @@ class Gate:
                 assert_never(command)
 
     def _hands_of(self, bin_id: BinId) -> Hands:
-        return self._hands[self._machine.books[bin_id].bin.upstream]
+        return self._hands[self.upstream_of(bin_id)]
 
     def _took(self, ticket: Ticket, ended: bool) -> None:
         """Somebody leaves; how long its answer took is remembered, if it had one."""
@@ -320,3 +345,7 @@ class Gate:
             if witness is not None:
                 served_s = asyncio.get_running_loop().time() - ticket.granted_at
                 witness.served(bin_id, ticket.request.model, served_s)
+
+
+def _is_listed(runner: Runner) -> bool:
+    return runner.state is not RunnerState.LEAVING

@@ -59,6 +59,11 @@ class Watch:
         """Whether it answered when it was last asked."""
         return self._answers.is_set()
 
+    @property
+    def is_away(self) -> bool:
+        """Whether it did not answer when it was last asked; false if it never was."""
+        return self._healthy is False
+
     async def answering(self) -> None:
         """Wait until it answers."""
         await self._answers.wait()

@@ -58,12 +58,14 @@ class Listing:
 
     Attributes:
         lines: by key; what was listed last, however long ago.
+        has_come: whether there has ever been one.
     """
 
     def __init__(self, ollama: Ollama, clock: Clock) -> None:
         self._ollama = ollama
         self._clock = clock
         self.lines: Mapping[str, Line] = {}
+        self.has_come = False
         self._asked_at = -math.inf
         self._failure: tuple[float, UpstreamError] | None = None
         self._void = 0
@@ -108,7 +110,7 @@ class Listing:
         except UpstreamError as error:
             self._failure = (asked_at, error)
             raise
-        self.lines = read_tags(tags)
+        self.lines, self.has_come = read_tags(tags), True
         # A change may have come in between; then this is what was there before, or is not.
         if void == self._void:
             self._asked_at, self._failure = asked_at, None

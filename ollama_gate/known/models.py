@@ -132,8 +132,10 @@ class Known:
     async def _of(self, line: Line) -> Facts | None:
         """The facts of a line under its own name; `None` if its name means another by now."""
         facts = await self._shows.of(line)
-        if facts is None or facts.name == line.name:
-            return facts
+        return facts if facts is None or facts.name == line.name else self._alias(line, facts)
+
+    def _alias(self, line: Line, facts: Facts) -> Facts:
+        """The same under another name."""
         named = self._named.get(line.key)
         if named is None or named[0] is not facts or named[1].name != line.name:
             self._named[line.key] = named = (facts, replace(facts, name=line.name))
@@ -161,6 +163,22 @@ class Known:
             facts = footprint.read_show(name, show, line.size_bytes if line else 0)
             self._unlisted[key] = (asked_at, facts)
             return facts
+
+    def believed(self, name: str) -> Facts | None:
+        """What a model was when it was last asked for, however long ago; nobody is asked."""
+        if names.is_cloud(name):
+            return None
+        key = names.key_of(name)
+        line = self._listing.lines.get(key)
+        if line is not None and line.digest:
+            facts = self._shows.facts.get(line.digest)
+            return facts if facts is None or facts.name == line.name else self._alias(line, facts)
+        unlisted = self._unlisted.get(key)
+        return None if unlisted is None else unlisted[1]
+
+    def may_have(self, name: str) -> bool:
+        """Whether the upstream may have a model, for all that it ever said; nobody is asked."""
+        return not self._listing.has_come or names.key_of(name) in self._listing.lines
 
     # ---------------------------------------------------------------- by runner
 
