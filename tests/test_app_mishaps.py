@@ -47,6 +47,27 @@ async def test_a_stream_that_ends_in_an_error_is_left_as_it_is_and_its_runner_le
     assert ollama.counters.loads == 2
 
 
+async def test_only_an_answer_that_ends_by_itself_tells_how_long_answers_take(
+    http: Http, site: Site, ollama: SimulatedOllama
+) -> None:
+    url, experience = f"{site.url}/api/generate", site._posts[0].experience
+    ollama.faults.kill_runner_after(SMALL, 2)
+    code, body = await post(http, url, generate(SMALL))
+    assert (code, b"error" in body) == (200, True)
+    assert site.fleet is not None
+    facts = await site.fleet.members[0].registry.facts(SMALL)
+    assert facts is not None
+    assert experience.times(facts.key).service is None
+    # Ollama refuses this once the model is there.
+    code, _ = await post(http, url, generate(SMALL, format="nothing"))
+    assert code >= 400
+    assert experience.times(facts.key).service is None
+    await post(http, url, generate(SMALL))
+    service = experience.times(facts.key).service
+    assert service is not None
+    assert service.count == 1
+
+
 @pytest.mark.parametrize("route", ["chat/completions", "completions"])
 async def test_a_runner_that_died_in_an_openai_stream_is_loaded_again_by_the_gate(
     http: Http, site: Site, ollama: SimulatedOllama, route: str

@@ -208,6 +208,7 @@ class Client:
             await self._leave.wait()
             if self.error is not None:
                 raise self.error
+            gate.completed(wanted.id)
 
     async def enter(self) -> Grant:
         return await asyncio.wait_for(asyncio.shield(self.inside), LIMIT_S)
@@ -824,6 +825,8 @@ async def test_what_did_not_end_well_took_no_time_that_anybody_should_remember(
     breaks.error = RuntimeError("broken")
     with pytest.raises(RuntimeError):
         await breaks.leave()
+    async with asyncio.timeout(LIMIT_S), gate.slot(request("4", "b")):
+        pass
     gate.release(ModelKey("key of b"))
     (await engine.next_unload()).end.set_result(False)
     await until_away(gate)

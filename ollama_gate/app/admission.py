@@ -223,7 +223,7 @@ class Admission:
         try:
             begun = await self._unless_runner_died(answer, scheduled, again=again)
             added = _own_headers(request, scheduled.id, grant.queued_s, grant.load_s, grant.offload)
-            ended = functools.partial(self._ended, scheduled, upstream)
+            ended = functools.partial(self._ended, scheduled, upstream, answer.status)
             return await relaying.copy(request, answer, added, begun=begun, mends=True, ended=ended)
         finally:
             if cut is not None:
@@ -248,7 +248,7 @@ class Admission:
                 raise RunnerDiedError("its runner died before anything was answered")
         return begun
 
-    def _ended(self, scheduled: Request, upstream: str, line: bytes) -> None:
+    def _ended(self, scheduled: Request, upstream: str, status: int, line: bytes) -> None:
         """Look at a stream's last line: it cannot be had again, but others may be spared."""
         if line.startswith(ERROR_LINE):
             died = mishaps.told_by(HTTPStatus.INTERNAL_SERVER_ERROR, line)
@@ -262,7 +262,8 @@ class Admission:
                 # Had memory run out, Ollama would be dropping every model by now.
                 self._gate.nudge(upstream)
             case None:
-                pass
+                if status == HTTPStatus.OK:
+                    self._gate.completed(scheduled.id)
 
     async def _within_limit(self, sent: Awaitable[Answer]) -> tuple[Answer, asyncio.TimerHandle]:
         """An answer, and what will cut it off when it has run for too long."""

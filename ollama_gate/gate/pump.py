@@ -61,7 +61,7 @@ class Gate:
             for name, engine in engines.items()
         }
         self._meters: dict[BinId, Meter] = {}
-        self._tickets = Tickets(tell=self._tell, left=self._took)
+        self._tickets = Tickets(tell=self._tell, served=self._served)
         self._tasks = Tasks()
         self._chronicle = Chronicle()
         self._timer: asyncio.TimerHandle | None = None
@@ -90,6 +90,13 @@ class Gate:
             RefusedError: there will be no slot.
         """
         return Slot(self._tickets, request, self._tell)
+
+    def completed(self, request_id: RequestId) -> None:
+        """Say of a request that has a slot that its answer has ended by itself.
+
+        One that leaves unsaid was cut off, or had no answer: nobody learns from its length.
+        """
+        self._tickets.complete(request_id)
 
     def cancel(self, request_id: RequestId) -> bool:
         """Withdraw a request, waiting or running; false if there is none of that name."""
@@ -337,14 +344,13 @@ class Gate:
     def _hands_of(self, bin_id: BinId) -> Hands:
         return self._hands[self.upstream_of(bin_id)]
 
-    def _took(self, ticket: Ticket, ended: bool) -> None:
-        """Somebody leaves; how long its answer took is remembered, if it had one."""
-        if ended:
-            bin_id = ticket.granted.result().bin
-            witness = self._hands_of(bin_id).witness
-            if witness is not None:
-                served_s = asyncio.get_running_loop().time() - ticket.granted_at
-                witness.served(bin_id, ticket.request.model, served_s)
+    def _served(self, ticket: Ticket) -> None:
+        """An answer has ended by itself: how long it took is remembered."""
+        bin_id = ticket.granted.result().bin
+        witness = self._hands_of(bin_id).witness
+        if witness is not None:
+            served_s = asyncio.get_running_loop().time() - ticket.granted_at
+            witness.served(bin_id, ticket.request.model, served_s)
 
 
 def _is_listed(runner: Runner) -> bool:

@@ -45,13 +45,18 @@ class Grant:
 
 @dataclass(slots=True)
 class Ticket:
-    """One request, from its arrival until it leaves."""
+    """One request, from its arrival until it leaves.
+
+    Attributes:
+        completed: its answer ended by itself, so that its length tells something.
+    """
 
     request: Request
     granted: asyncio.Future[Grant]
     holder: asyncio.Task[Any] | None
     withdrawn: bool = False
     granted_at: float = 0.0
+    completed: bool = False
 
     @property
     def fate(self) -> str:
@@ -69,15 +74,14 @@ class Tickets:
 
     Args:
         tell: takes in an event.
-        left: told of everybody who leaves, and whether the block around the slot ended without
-            an error.
+        served: told of everybody whose answer ended by itself.
     """
 
     def __init__(
-        self, *, tell: Callable[[ev.Event], None], left: Callable[[Ticket, bool], None]
+        self, *, tell: Callable[[ev.Event], None], served: Callable[[Ticket], None]
     ) -> None:
         self._tell = tell
-        self._left = left
+        self._served = served
         self._open: dict[RequestId, Ticket] = {}
         self._fates: OrderedDict[RequestId, str] = OrderedDict()
         self._quiet = asyncio.Event()
@@ -98,12 +102,17 @@ class Tickets:
         self._quiet.clear()
         return ticket
 
-    def leave(self, ticket: Ticket, *, ended: bool) -> None:
+    def complete(self, request_id: RequestId) -> None:
+        """The answer to a request has ended by itself."""
+        self._open[request_id].completed = True
+
+    def leave(self, ticket: Ticket) -> None:
         """Let it out, whichever way it ended."""
-        self._left(ticket, ended)
+        if ticket.completed:
+            self._served(ticket)
         del self._open[ticket.request.id]
         self._remember(ticket)
-        self._tell(ev.Left(id=ticket.request.id))
+        self._tell(ev.Left(id=ticket.request.id, completed=ticket.completed))
         if not self._open:
             self._quiet.set()
 
@@ -193,7 +202,7 @@ class Slot:
     def _end(self, error: BaseException | None) -> None:
         ticket = self._ticket
         assert ticket is not None, "a block that ends has begun"
-        self._tickets.leave(ticket, ended=error is None)
+        self._tickets.leave(ticket)
         if isinstance(error, asyncio.CancelledError) and ticket.withdrawn and ticket.holder:
             ticket.holder.uncancel()
             raise RefusedError(Refuse(id=ticket.request.id, reason=Refusal.CANCELLED)) from None
