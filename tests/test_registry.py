@@ -191,6 +191,14 @@ async def test_times_are_those_of_whoever_keeps_them(client: Ollama) -> None:
     assert (await outlook(registry, f"{EMBEDDER}:latest")).times == Times()
 
 
+async def test_how_long_answers_took_in_earlier_lives_is_told(client: Ollama) -> None:
+    experience = Experience(client.url)
+    registry = registry_of(client, experience=experience)
+    assert (await asked(registry)).service_s is None
+    experience.served(CARD.id, (await known(registry, SMALL)).key, 7.0)
+    assert (await asked(registry)).service_s == 7.0
+
+
 async def test_a_load_of_an_earlier_life_tells_how_long_the_next_will_take(
     client: Ollama,
 ) -> None:
