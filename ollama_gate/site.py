@@ -83,6 +83,7 @@ class Site:
         self._name = uuid.uuid4().hex
         self._posts: tuple[_Post, ...] = ()
         self._meters: dict[BinId, gpu.Meters] = {}
+        self._read_for: dict[str, list[str]] = {}
         self._runner: web.ServerRunner | None = None
         self._listener: web.TCPSite | None = None
         self.gate: Gate | None = None
@@ -258,12 +259,27 @@ class Site:
         bin_id = post.bin.id
         match reading:
             case gpu.Reading():
+                self._share(reading.device, post.member)
                 post.experience.measured(
                     bin_id, reading.device, reading.used_bytes, reading.ours_bytes
                 )
                 self.gate.measured(bin_id, reading.total_bytes, reading.used_bytes)
             case CardError():
                 self.gate.reading_lost(bin_id)
+
+    def _share(self, device: str, member: Member) -> None:
+        """Warn where one card is planned with for two upstreams, as if each had it to itself."""
+        names = self._read_for.setdefault(device, [])
+        if member.name in names:
+            return
+        names.append(member.name)
+        if len(names) > 1:
+            _monitor.warning(
+                "upstreams share a card, and each may find less than it was promised: "
+                "give each one of its own, and name that in upstreams[].gpus",
+                upstreams=", ".join(names),
+                card=device,
+            )
 
     def _readings(self) -> dict[str, dict[str, Any]]:
         now = monotonic()

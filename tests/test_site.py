@@ -16,7 +16,7 @@ from ollama_gate.gpu import Found, Listed
 from ollama_gate.scheduler.types import BinId
 from ollama_gate.simulator import SimulatedOllama
 from ollama_gate.site import Site, _upstream
-from tests.conftest import MakeSite
+from tests.conftest import MakeOllama, MakeSite
 
 GIB = 2**30
 
@@ -99,3 +99,16 @@ async def test_what_is_read_decides_the_budget_and_the_automatic_context(
 def test_ollama_keeps_three_runners_for_each_card(configured: int, counts: int) -> None:
     two_cards = Found(listed=(Listed(), Listed()))
     assert _upstream(UpstreamConfig(max_loaded=configured), two_cards).max_loaded == counts
+
+
+async def test_upstreams_that_share_a_card_are_warned_of_once(
+    make_ollama: MakeOllama, make_site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = await make_site(await make_ollama(), await make_ollama())
+    reading = gpu.Reading(
+        total_bytes=24, used_bytes=7, source="nvml", device="a card", taken_at=0.0
+    )
+    for post in site._posts * 2:
+        site._measured(post, reading)
+    [line] = [line for line in caplog.messages if "share a card" in line]
+    assert 'upstreams="simulated, second"' in line

@@ -98,7 +98,7 @@ class SimulatedCard:
             total_bytes=total_bytes,
             used_bytes=used_bytes,
             source=self.source,
-            device="card 0",
+            device=f"card 0 of {self._ollama.url}",
             taken_at=monotonic(),
         )
 
