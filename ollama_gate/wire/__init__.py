@@ -5,7 +5,8 @@ Pure functions on bytes: nothing is asked, awaited or remembered here, and nothi
 
 from ollama_gate.wire.context import Place, with_context
 from ollama_gate.wire.listing import with_expiries
-from ollama_gate.wire.names import changed_names
+from ollama_gate.wire.merging import is_list, merged
+from ollama_gate.wire.names import changed_names, source_name
 from ollama_gate.wire.read import Ask, Hopeless, read, read_deadline, read_priority
 from ollama_gate.wire.refuse import (
     Answer,
@@ -30,12 +31,15 @@ __all__ = [
     "changed_names",
     "dialect_of",
     "endpoint_of",
+    "is_list",
+    "merged",
     "never_fits_text",
     "read",
     "read_deadline",
     "read_priority",
     "refusal",
     "refuse",
+    "source_name",
     "too_late_text",
     "too_many_text",
     "unload_answer",
