@@ -11,6 +11,7 @@ from typing import Final
 
 from ollama_gate import log, mishaps
 from ollama_gate.errors import UpstreamError, UpstreamGoneError, UpstreamRefusedError
+from ollama_gate.ledger import LoadEnd
 from ollama_gate.ollama import Ollama
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.commands import Load, Unload
@@ -39,6 +40,12 @@ ASKED: Final = 2
 LOADED: Final = 2
 """How often a model is loaded that has gone again before anybody saw it."""
 
+_END: Final = {
+    Loaded: LoadEnd.CONFIRMED,
+    LoadFailed: LoadEnd.FAILED,
+    Interrupted: LoadEnd.INTERRUPTED,
+}
+
 _engine = log.get(log.Component.ENGINE)
 
 
@@ -52,6 +59,16 @@ class Engine:
 
     async def load(self, command: Load) -> Loaded | LoadFailed | Interrupted:
         """Load a model, and see what it takes."""
+        ledger, end = self._registry.ledger, LoadEnd.INTERRUPTED
+        ledger.load_began(command.model, command.name)
+        try:
+            outcome = await self._try_to_load(command)
+            end = _END[type(outcome)]
+            return outcome
+        finally:
+            ledger.load_ended(command.model, end, asyncio.get_running_loop().time())
+
+    async def _try_to_load(self, command: Load) -> Loaded | LoadFailed | Interrupted:
         try:
             facts = await self._registry.facts(command.name, strict=True)
             if facts is not None and facts.key != command.model:
@@ -67,6 +84,7 @@ class Engine:
                 await self._note_oom(command)
             return LoadFailed(status=status, text=error.text, oom=oom)
         except UpstreamGoneError:
+            self._registry.ledger.silent()
             return Interrupted()
         if loaded is None:
             text = f"{command.name} was loaded, but is not listed by /api/ps"
@@ -87,6 +105,7 @@ class Engine:
                         size_bytes=resident.size_bytes,
                         num_ctx=resident.num_ctx,
                     )
+            self._registry.ledger.unlisted(command.model, command.name)
         return None
 
     async def _note_oom(self, command: Load) -> None:
@@ -100,16 +119,27 @@ class Engine:
         One that does not go has no name any more: it was deleted, or its name given to another
         model, behind the gate's back. It serves nobody, so Ollama can evict it by itself.
         """
+        ledger, gone = self._registry.ledger, False
+        ledger.unload_began(command.model, command.name)
         try:
-            for _ in range(ASKED):
-                await self._ask_to_go(command.name, command.model)
-                if await self._seen_gone(command.model):
-                    return True
+            gone = await self._seen_off(command)
         except UpstreamError:
+            ledger.silent()
             return False
-        _engine.warning("not unloaded; its memory is somebody else's now", model=command.name)
-        self._registry.give_up(command.model)
+        finally:
+            now = asyncio.get_running_loop().time()
+            ledger.unload_ended(command.model, now, confirmed=gone)
+        if not gone:
+            _engine.warning("not unloaded; its memory is somebody else's now", model=command.name)
+            self._registry.give_up(command.model)
         return True
+
+    async def _seen_off(self, command: Unload) -> bool:
+        for _ in range(ASKED):
+            await self._ask_to_go(command.name, command.model)
+            if await self._seen_gone(command.model):
+                return True
+        return False
 
     async def _ask_to_go(self, name: str, model: ModelKey) -> None:
         """Ask by its name or, where that means nothing any more, by another that reaches it."""

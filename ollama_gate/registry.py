@@ -12,11 +12,17 @@ from typing import Any, Final
 
 from ollama_gate import footprint, names
 from ollama_gate.config import Config, ModelConfig, UpstreamConfig
-from ollama_gate.errors import UpstreamError, UpstreamRefusedError
+from ollama_gate.errors import (
+    UpstreamError,
+    UpstreamGoneError,
+    UpstreamRefusedError,
+    UpstreamSilentError,
+)
 from ollama_gate.experience import Experience
 from ollama_gate.footprint import Facts, Settings
 from ollama_gate.footprint.explained import Source
 from ollama_gate.known import Known, KnownModel, Line
+from ollama_gate.ledger import Ledger, Listed
 from ollama_gate.ollama import Ollama
 from ollama_gate.outlook import Outlook, Size, Times, sizes
 from ollama_gate.scheduler.events import Resident
@@ -79,6 +85,9 @@ class Registry:
         upstream: how that one is set up.
         bins: where its models may be.
         experience: what was seen of it before, and is from now on.
+
+    Attributes:
+        ledger: what became of its loads and unloads.
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class Registry:
             safety=config.vram.safety,
         )
         self._experience = experience or Experience(upstream.url)
+        self.ledger = Ledger()
         self._book = self._experience.book
         self._version_until = -math.inf
         self._on_disk: Mapping[str, Line] = {}
@@ -295,6 +305,7 @@ class Registry:
             UpstreamError: no answer, or not that of an Ollama.
         """
         await self._notice_version()
+        asked_at = asyncio.get_running_loop().time()
         lines = [line for line in map(footprint.read_ps, await self._listed()) if line.name]
         on_card = any(line.size_vram_bytes for line in lines)
         facts = await self._known.of_runners(lines)
@@ -303,6 +314,8 @@ class Registry:
             for line, known in zip(lines, facts, strict=True)
         ]
         self._experience.listed(self._bins[0].id, asyncio.get_running_loop().time())
+        listed = {one.model: Listed(one.name, one.num_ctx) for one in found}
+        self.ledger.listed(listed, asked_at)
         self._notice_overhead()
         self._notice_disk()
         self._given_up &= {resident.model for resident in found}
@@ -312,7 +325,10 @@ class Registry:
         """The lines of `/api/ps`. An upstream that is back may have other models."""
         try:
             lines = await self._ollama.residents()
-        except UpstreamError:
+        except UpstreamError as error:
+            # One that merely keeps silent may be loading.
+            if isinstance(error, UpstreamGoneError) and not isinstance(error, UpstreamSilentError):
+                self.ledger.silent()
             self._answered = False
             self._version_until = -math.inf
             raise

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from ollama_gate.ledger import Counts, Ledger
 from ollama_gate.outlook import Outlook, Size
 from ollama_gate.scheduler.types import (
     BinView,
@@ -66,6 +67,24 @@ def whole(
         "decisions": decisions,
         "models": [model(one, resident) for one in models],
     }
+
+
+def traffic(ledgers: Mapping[str, Ledger]) -> dict[str, Json]:
+    """What became of loads and unloads, by upstream: all of them, and those of each model."""
+    return {
+        upstream: {
+            **_counts(ledger.total),
+            "models": [
+                {"model": account.name, "key": key, **_counts(account.counts)}
+                for key, account in ledger.models.items()
+            ],
+        }
+        for upstream, ledger in ledgers.items()
+    }
+
+
+def _counts(counts: Counts) -> Json:
+    return {"loads": asdict(counts.loads), "unloads": asdict(counts.unloads)}
 
 
 def model(one: Outlook, resident: Container[ModelKey]) -> Json:

@@ -12,6 +12,7 @@ from ollama_gate import engine as rooms
 from ollama_gate.config import Config, UpstreamConfig
 from ollama_gate.engine import Engine
 from ollama_gate.errors import UpstreamGoneError, UpstreamRefusedError
+from ollama_gate.ledger import Loads, Unloads
 from ollama_gate.ollama import Ollama
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.commands import Expired, Load, Unload
@@ -281,6 +282,65 @@ async def test_a_model_deleted_while_it_is_loaded_is_asked_to_go_until_it_does(
     assert not unloading.done()
     ollama._catalog._models[manifest.full_name] = manifest
     assert await unloading is True
+
+
+# ------------------------------------------------------------------------------- the counts
+
+
+async def test_a_load_without_a_trace_in_the_list_was_one_all_the_same(
+    ollama: SimulatedOllama,
+) -> None:
+    class Forgetful(Ollama):
+        async def residents(self) -> list[Mapping[str, Any]]:
+            return []
+
+    async with opened(Forgetful(ollama.url)) as forgetful:
+        registry = registry_of(forgetful)
+        await load(Engine(forgetful, registry, keep_alive_s=1.0), registry)
+    assert registry.ledger.total.loads == Loads(ordered=1, failed=1, unlisted=rooms.LOADED)
+
+
+async def test_a_load_that_the_upstream_did_not_survive_was_interrupted(
+    engine: Engine, registry: Registry, ollama: SimulatedOllama
+) -> None:
+    command = load_of(await key_of(registry, SMALL), SMALL)
+    await ollama.go_down()
+    async with asyncio.timeout(LIMIT_S):
+        assert await engine.load(command) == Interrupted()
+    assert registry.ledger.total.loads == Loads(ordered=1, interrupted=1)
+
+
+async def test_a_load_that_is_given_up_half_way_was_interrupted(
+    make_ollama: MakeOllama,
+) -> None:
+    ollama = await make_ollama(speed=1.0)
+    async with opened(Ollama(ollama.url)) as upstream:
+        registry = registry_of(upstream)
+        loading = asyncio.create_task(load(Engine(upstream, registry, keep_alive_s=1.0), registry))
+        async with asyncio.timeout(LIMIT_S):
+            while ollama.loading() is None:
+                await upstream.residents()
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+    assert registry.ledger.total.loads == Loads(ordered=1, interrupted=1)
+
+
+async def test_an_unload_that_is_answered_and_not_carried_out_is_not_confirmed(
+    engine: Engine, registry: Registry, upstream: Upstream, impatient: None
+) -> None:
+    await load(engine, registry)
+    upstream.deaf_for = rooms.ASKED
+    assert await unload(engine, registry) is True
+    assert registry.ledger.total.unloads == Unloads(ordered=1, unconfirmed=1)
+    # It went later, by whoever's wish.
+    upstream.deaf_for = 0
+    await upstream.unload(SMALL)
+    async with asyncio.timeout(LIMIT_S):
+        while await upstream.residents():
+            pass
+    await registry.residents()
+    assert registry.ledger.total.unloads == Unloads(ordered=1, unconfirmed=1, unordered=1)
 
 
 # ------------------------------------------------------------------------------- the rest

@@ -85,6 +85,7 @@ class Own:
             models=models,
         )
         whole["queue"]["outside"] = self._gate.outside
+        whole["traffic"] = status.traffic({self._config.upstream.name: self._registry.ledger})
         return web.json_response(whole)
 
     async def _request(self, request: Caller, given: str) -> web.Response:

@@ -26,6 +26,8 @@ class Counters:
         served: inference requests answered to the end with status 200.
         served_offloaded: those of them from a runner that had slid onto the CPU, in part or whole.
         cards: whose peak is watched.
+        journal: each load that came up (`load`), each runner that Ollama ended (`unload`), and
+            each that went with it when it died (`lost`), in their order, with the model's name.
     """
 
     cards: tuple[Card, ...] = field(repr=False)
@@ -37,6 +39,7 @@ class Counters:
     rejected: int = 0
     served: int = 0
     served_offloaded: int = 0
+    journal: list[tuple[str, str]] = field(default_factory=list, repr=False)
 
     @property
     def peak_bytes(self) -> int:

@@ -132,6 +132,7 @@ class Scheduler:
         for runner in self.loaded.values():
             _stop_timer(runner)
             runner.die("unexpected EOF")
+            self.counters.journal.append(("lost", runner.model.name))
         self.loaded.clear()
         for card in self.cards:
             card.held_bytes.clear()
@@ -297,6 +298,7 @@ class Scheduler:
             runner.died.set()
             del self.loaded[runner.key]
             self.counters.unloads += 1
+            self.counters.journal.append(("unload", runner.model.name))
             self._note_change()
         self._spawn(self._vacate_later(runner))
         await self._recovery(runner, free_before)
@@ -489,6 +491,7 @@ class Scheduler:
     def _register(self, ticket: Ticket, runner: Runner) -> None:
         self.loaded[runner.key] = runner
         self.counters.loads += 1
+        self.counters.journal.append(("load", runner.model.name))
         if runner.is_offloaded:
             self.counters.offloaded_loads += 1
         runner.refs += 1
