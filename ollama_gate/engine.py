@@ -13,8 +13,9 @@ from ollama_gate import log, mishaps
 from ollama_gate.errors import UpstreamError, UpstreamGoneError, UpstreamRefusedError
 from ollama_gate.ledger import LoadEnd
 from ollama_gate.ollama import Ollama
+from ollama_gate.prewarm import Prewarmer
 from ollama_gate.registry import Registry
-from ollama_gate.scheduler.commands import Load, Unload
+from ollama_gate.scheduler.commands import Load, Prewarm, Unload
 from ollama_gate.scheduler.events import (
     ERROR_STATUSES,
     Interrupted,
@@ -52,8 +53,16 @@ _engine = log.get(log.Component.ENGINE)
 class Engine:
     """One upstream. Fits `gate.Engine`."""
 
-    def __init__(self, ollama: Ollama, registry: Registry, *, keep_alive_s: float) -> None:
+    def __init__(
+        self,
+        ollama: Ollama,
+        registry: Registry,
+        *,
+        keep_alive_s: float,
+        prewarmer: Prewarmer | None = None,
+    ) -> None:
         self._ollama = ollama
+        self._prewarmer = prewarmer
         self._registry = registry
         self._keep_alive_s = keep_alive_s
 
@@ -62,7 +71,8 @@ class Engine:
         ledger, end = self._registry.ledger, LoadEnd.INTERRUPTED
         ledger.load_began(command.model, command.name)
         try:
-            outcome = await self._try_to_load(command)
+            with self._prewarmer.reader.held() if self._prewarmer else contextlib.nullcontext():
+                outcome = await self._try_to_load(command)
             end = _END[type(outcome)]
             return outcome
         finally:
@@ -163,6 +173,16 @@ class Engine:
             limit_s = ASK_AGAIN_S * len(residents)
             pause_s = min(pause_s * 2, LOOK_LAST_S)
         return False
+
+    async def prewarm(self, command: Prewarm) -> None:
+        """Read a model's files ahead, where that can help; nothing depends on it."""
+        if self._prewarmer is None:
+            return
+        # What cannot be asked about cannot be loaded either, and that is said then.
+        with contextlib.suppress(UpstreamError):
+            facts = await self._registry.facts(command.name)
+            if facts is not None and facts.key == command.model:
+                await self._prewarmer.warm(facts)
 
     async def residents(self) -> tuple[Resident, ...]:
         """What is resident now; raises `UpstreamError` when there is no answer."""

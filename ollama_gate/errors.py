@@ -63,6 +63,10 @@ class CardError(GateError):
     """No reading from a card, or from the system's memory; the text says what to do."""
 
 
+class PrewarmError(GateError):
+    """A model's files cannot be read here ahead of a load; the text says why."""
+
+
 class BadRequestError(GateError):
     """A header or body of a client's that means nothing; the text says what was expected."""
 

@@ -46,6 +46,8 @@ class Facts:
         adapters_bytes: files of adapters, where no projector's lies beside them.
         draft_bytes: a small model that drafts for this one, where no other file lies beside it.
         mlx: a model in safetensors, which another engine runs.
+        files: all of them, as Ollama names them, the model file first.
+        disk_bytes: everything of the model on disk, as `/api/tags` has it; 0 if it is not listed.
         withheld: whether `/api/show` keeps back what the shape rests on until it is asked to be
             verbose.
     """
@@ -68,6 +70,8 @@ class Facts:
     adapters_bytes: int = 0
     draft_bytes: int = 0
     mlx: bool = False
+    files: tuple[str, ...] = ()
+    disk_bytes: int = 0
     withheld: bool = False
 
 
@@ -138,6 +142,8 @@ def read_show(name: str, show: Mapping[str, Any], size_bytes: int, *, digest: st
         adapters_bytes=files.adapters_bytes,
         draft_bytes=files.draft_bytes,
         mlx=text_of(mapping_of(show.get("details")).get("format")) == "safetensors",
+        files=(*named.models, *named.drafts, *named.adapters),
+        disk_bytes=max(0, size_bytes),
         withheld=withheld_lists(info),
     )
 
