@@ -24,7 +24,7 @@ BATCH, CHAT = 100, 15
 EXCLUSIVE = ("qwen2.5:32b", "gemma3:27b")
 THIRDS = ("qwen3:30b-a3b", "llama3.2:1b")
 CHAT_EVERY_S = 10.0
-WORLD = replace(SETTINGS, speed=40.0)
+WORLD = replace(SETTINGS, speed=20.0)
 
 
 def mixed(third: str, *, seed: int) -> list[Job]:
