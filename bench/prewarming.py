@@ -114,8 +114,13 @@ async def of_a_file(mib: int) -> Timed:
 async def of_a_model(url: str, name: str) -> Timed:
     ollama = Ollama(url)
     await ollama.open()
-    config = Config(upstream=UpstreamConfig(url=url))
-    registry = Registry(ollama=ollama, config=config, bins=(Bin(id=HERE, upstream="local"),))
+    upstream = UpstreamConfig(url=url)
+    registry = Registry(
+        ollama=ollama,
+        config=Config(upstreams=(upstream,)),
+        upstream=upstream,
+        bins=(Bin(id=HERE, upstream="local"),),
+    )
     engine = Engine(ollama, registry, keep_alive_s=1.0)
     try:
         facts = await registry.facts(name)
