@@ -121,6 +121,11 @@ class Registry:
         self._models = {names.key_of(name): model for name, model in config.models.items()}
         self._pinned = {name for name, model in self._models.items() if model.pin}
 
+    @property
+    def version(self) -> str:
+        """Ollama's own, when it last answered; empty until it says."""
+        return self._settings.version
+
     def card_has(self, total_bytes: int) -> None:
         """Take in how much memory the card has: Ollama's automatic context depends on it."""
         if total_bytes != self._settings.total_bytes:
@@ -147,6 +152,14 @@ class Registry:
     def changing(self, changed: Collection[str]) -> AbstractContextManager[None]:
         """For the length of a block these names may change their meaning, as `Known.changing`."""
         return self._known.changing(changed)
+
+    async def list_anew(self) -> None:
+        """Ask for the list of models again; raises as `Known.list_anew`."""
+        await self._known.list_anew()
+
+    def line(self, name: str) -> Line | None:
+        """How a model was listed last, in any spelling of its name; `None` if it was not."""
+        return self._known.listed.get(names.key_of(name))
 
     async def known(self) -> list[Outlook]:
         """Every model that the upstream lists, with what is known of it by now.

@@ -5,7 +5,7 @@ nothing outside. Nothing is worked out here that the scheduler did not say.
 """
 
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -38,7 +38,8 @@ def whole(
     version: str,
     readings: Mapping[str, Json],
     decisions: list[Json],
-    models: Iterable[Outlook] = (),
+    upstreams: Sequence[Json] = (),
+    models: Iterable[tuple[str, Iterable[Outlook]]] = (),
 ) -> Json:
     """Everything, for `/gate/status`.
 
@@ -47,12 +48,14 @@ def whole(
         version: of the gate.
         readings: for each bin with a card, the last reading, its source and its age.
         decisions: the last ones, newest first.
-        models: every one that the upstream lists.
+        upstreams: who is asked, in order of precedence.
+        models: every one that an upstream lists, by the upstream's name, in the same order.
     """
     resident = {one.model for one in view.runners if one.state is RunnerState.RESIDENT}
     return {
         "version": version,
         "closing": view.closing,
+        "upstreams": list(upstreams),
         "bins": [_bin(one, readings.get(one.bin.id)) for one in view.bins],
         "runners": [runner(one, view.now) for one in view.runners],
         "queue": {
@@ -65,7 +68,7 @@ def whole(
             {**_request(request, view.now), "bin": bin_id} for request, bin_id in view.running
         ],
         "decisions": decisions,
-        "models": [model(one, resident) for one in models],
+        "models": [model(one, where, resident) for one, where in _gathered(models)],
     }
 
 
@@ -87,11 +90,27 @@ def _counts(counts: Counts) -> Json:
     return {"loads": asdict(counts.loads), "unloads": asdict(counts.unloads)}
 
 
-def model(one: Outlook, resident: Container[ModelKey]) -> Json:
-    """One model, resident or not; what is not known yet is `null`."""
+def _gathered(models: Iterable[tuple[str, Iterable[Outlook]]]) -> list[tuple[Outlook, list[str]]]:
+    """Each model once, with who has it, by name; what a name means first goes first."""
+    found: dict[tuple[str, str], tuple[Outlook, list[str]]] = {}
+    for upstream, outlooks in models:
+        for one in outlooks:
+            found.setdefault((one.name, one.digest), (one, []))[1].append(upstream)
+    return sorted(found.values(), key=lambda entry: entry[0].name)
+
+
+def model(one: Outlook, upstreams: Sequence[str], resident: Container[ModelKey]) -> Json:
+    """One model, resident or not; what is not known yet is `null`.
+
+    Args:
+        one: as the first upstream knows it that has it.
+        upstreams: who has it.
+        resident: what is, anywhere.
+    """
     facts = one.facts
     return {
         "model": one.name,
+        "upstreams": list(upstreams),
         "key": None if facts is None else facts.key,
         "digest": one.digest,
         "disk_bytes": one.disk_bytes,

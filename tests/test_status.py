@@ -103,6 +103,7 @@ def test_when_nothing_happens_everything_is_empty() -> None:
     assert whole(EMPTY) == {
         "version": "1.2",
         "closing": False,
+        "upstreams": [],
         "bins": [],
         "runners": [],
         "queue": {
@@ -273,7 +274,7 @@ FACTS = Facts(
 
 def shown(*models: Outlook, runners: tuple[RunnerView, ...] = ()) -> list[dict[str, Any]]:
     view = dataclasses.replace(EMPTY, runners=runners)
-    whole = status.whole(view, version="", readings={}, decisions=[], models=models)
+    whole = status.whole(view, version="", readings={}, decisions=[], models=[("local", models)])
     read: dict[str, Any] = json.loads(json.dumps(whole, allow_nan=False))
     assert read == whole, "a client reads what was said"
     models_read: list[dict[str, Any]] = read["models"]
@@ -297,6 +298,7 @@ def test_a_model_shows_what_it_would_take_and_how_long_it_took() -> None:
     assert shown(one) == [
         {
             "model": "a",
+            "upstreams": ["local"],
             "key": "sha256-a",
             "digest": "d",
             "disk_bytes": 10,

@@ -15,8 +15,9 @@ from aiohttp import web
 from ollama_gate import mishaps, names, wire
 from ollama_gate.app import relaying
 from ollama_gate.app.answers import answer_of
-from ollama_gate.app.passing import NOT_SENT_WITH_BODY, Passage
+from ollama_gate.app.passing import Passage
 from ollama_gate.app.serving import Caller
+from ollama_gate.app.upstreams import NOT_SENT_WITH_BODY
 from ollama_gate.config import Config
 from ollama_gate.errors import (
     BadRequestError,

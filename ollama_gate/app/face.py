@@ -14,10 +14,11 @@ from aiohttp import HttpVersion11, web
 from ollama_gate import log, wire
 from ollama_gate.app import relaying
 from ollama_gate.app.admission import Admission
-from ollama_gate.app.answers import answer_of
+from ollama_gate.app.answers import refuse
 from ollama_gate.app.own import Own, Readings
 from ollama_gate.app.passing import Passage
 from ollama_gate.app.serving import Caller, Refused, Unexpected
+from ollama_gate.app.upstreams import Upstreams
 from ollama_gate.config import Config
 from ollama_gate.errors import UpstreamGoneError
 from ollama_gate.fleet import Fleet
@@ -60,17 +61,14 @@ class Face:
         guard: Guard,
         name: str,
     ) -> None:
-        # Whatever is not scheduled is the first one's.
-        first = fleet.members[0]
-        self._ollama = first.ollama
+        self._upstreams = Upstreams(fleet, gate)
         self._guard = guard
         self._name = name
-        self._passage = Passage(gate=gate, registry=first.registry, ollama=first.ollama)
+        self._passage = Passage(gate=gate, upstreams=self._upstreams)
         self._admission = Admission(config=config, gate=gate, fleet=fleet, passage=self._passage)
         self._own = Own(
-            config=config,
             gate=gate,
-            registry=first.registry,
+            upstreams=self._upstreams,
             readings=readings,
             id_of=self._admission.id_of,
         )
@@ -89,7 +87,7 @@ class Face:
         except Exception as error:  # noqa: BLE001  the top of a task
             _api.error("a fault of the gate", path=request.path, error=repr(error), exc_info=error)
             text = "the gate failed; its log says why"
-            return _refuse(request, HTTPStatus.INTERNAL_SERVER_ERROR, text)
+            return refuse(request, HTTPStatus.INTERNAL_SERVER_ERROR, text)
         finally:
             self._open.discard(task)
             if not self._open:
@@ -113,8 +111,9 @@ class Face:
         verdict = self._guard.judge(request.method, _host(request), headers.get("Origin", ""))
         request.granted = verdict.headers
         if self._was_here(request):
-            text = f"loop detected: the upstream {self._ollama.url} leads back to this gate"
-            return _at_once(_refuse(request, HTTPStatus.LOOP_DETECTED, text))
+            which = "one of the upstreams" if self._upstreams.several else "the upstream"
+            text = f"loop detected: {which} {self._upstreams.urls} leads back to this gate"
+            return _at_once(refuse(request, HTTPStatus.LOOP_DETECTED, text))
         if verdict.status is not None:
             return self._turn_away(request, verdict.status)
         target = relaying.target(request)
@@ -134,7 +133,9 @@ class Face:
         response = web.Response(status=status)
         with contextlib.suppress(UpstreamGoneError, TimeoutError):
             async with asyncio.timeout(ALLOW_S):
-                answer = await self._ollama.relay("OPTIONS", relaying.target(request), (), None)
+                likeliest = self._upstreams.likeliest_first()[0]
+                target = relaying.target(request)
+                answer = await likeliest.ollama.relay("OPTIONS", target, (), None)
             answer.close()
             allowed = [value.decode() for name, value in answer.headers if name.lower() == b"allow"]
             if request.method not in ", ".join(allowed).split(", "):
@@ -201,7 +202,3 @@ def _path(request: Caller) -> str:
     """The path as Go's router sees it."""
     raw = relaying.target(request).partition("?")[0]
     return unquote(raw) if "%" in raw else raw
-
-
-def _refuse(request: Caller, status: int, text: str) -> web.Response:
-    return answer_of(wire.refuse(wire.dialect_of(request.path), status, text))

@@ -10,9 +10,8 @@ from aiohttp import web
 from ollama_gate import __version__, status, wire
 from ollama_gate.app.answers import answer_of
 from ollama_gate.app.serving import Caller
-from ollama_gate.config import Config
+from ollama_gate.app.upstreams import Upstreams
 from ollama_gate.gate import Gate
-from ollama_gate.registry import Registry
 from ollama_gate.scheduler.types import RequestId, RunnerView, Waiting
 
 _REQUESTS: Final = "/gate/requests/"
@@ -25,19 +24,17 @@ class Own:
     """Handlers of what lies below `/gate`.
 
     Args:
-        config: what is in effect.
         gate: whose state is shown.
-        registry: whose models are shown.
+        upstreams: whose models are shown.
         readings: the last reading of each bin's card.
         id_of: the gate's own name for a request, given either name.
     """
 
     def __init__(
-        self, *, config: Config, gate: Gate, registry: Registry, readings: Readings, id_of: IdOf
+        self, *, gate: Gate, upstreams: Upstreams, readings: Readings, id_of: IdOf
     ) -> None:
-        self._config = config
         self._gate = gate
-        self._registry = registry
+        self._upstreams = upstreams
         self._readings = readings
         self._id_of = id_of
         self._handlers: Mapping[str, Callable[[], Awaitable[web.Response]]] = {
@@ -63,15 +60,28 @@ class Own:
         return web.json_response({"status": "alive", "version": __version__})
 
     async def _ready(self) -> web.Response:
-        """Whether an upstream answers."""
-        if await self._gate.answers(self._config.upstream.name, 0):
-            return web.json_response({"status": "ready"})
-        reason = f"{self._config.upstream.url} does not answer"
-        return web.json_response({"status": "waiting", "reason": reason}, status=503)
+        """Whether an upstream answers, and which do not."""
+        every = self._upstreams.every
+        away = [one for one in every if not await self._gate.answers(one.name, 0)]
+        if len(away) == len(every):
+            verb = "do not" if self._upstreams.several else "does not"
+            reason = f"{self._upstreams.urls} {verb} answer"
+            return web.json_response({"status": "waiting", "reason": reason}, status=503)
+        named = {"away": [upstream.name for upstream in away]} if away else {}
+        return web.json_response({"status": "ready", **named})
 
     async def _status(self) -> web.Response:
-        """Everything: bins, runners, models, the queue, the last decisions."""
-        models = await self._registry.known()
+        """Everything: upstreams, bins, runners, models, the queue, the last decisions."""
+        models = [(one.name, await one.registry.known()) for one in self._upstreams.every]
+        upstreams = [
+            {
+                "name": one.name,
+                "url": one.ollama.url,
+                "answers": await self._gate.answers(one.name, 0),
+                "version": one.registry.version or None,
+            }
+            for one in self._upstreams.every
+        ]
         view = self._gate.snapshot()
         decisions = [
             {"ago_s": round(view.now - one.at, 3), "what": one.what, **one.fields}
@@ -82,6 +92,7 @@ class Own:
             version=__version__,
             readings=self._readings(),
             decisions=decisions,
+            upstreams=upstreams,
             models=models,
         )
         whole["queue"]["outside"] = self._gate.outside

@@ -1,8 +1,12 @@
-"""What needs no slot: relayed at once, even while everything waits."""
+"""What needs no slot: relayed at once, even while everything waits.
+
+With one upstream all of it is that one's own. With several a request may name one of them;
+otherwise lists are those of all, a question about one model is answered by the first that has
+it, what changes models is `changes`'s to place, and everything else is for the first that
+answers.
+"""
 
 import contextlib
-import math
-import time
 from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from typing import Final
@@ -11,156 +15,114 @@ from aiohttp import web
 
 from ollama_gate import wire
 from ollama_gate.app import relaying
-from ollama_gate.app.answers import answer_of
+from ollama_gate.app.answers import gone, refuse
+from ollama_gate.app.changes import PEEK_BYTES, Changes
+from ollama_gate.app.lists import Lists
 from ollama_gate.app.serving import Caller
-from ollama_gate.errors import UpstreamBrokenError, UpstreamError, UpstreamGoneError
+from ollama_gate.app.upstreams import Upstreams, ask
+from ollama_gate.errors import BadRequestError, UpstreamGoneError
 from ollama_gate.fleet import Member
 from ollama_gate.gate import Gate
-from ollama_gate.link import Body
-from ollama_gate.ollama import Ollama, end_to_end
-from ollama_gate.registry import Registry
-from ollama_gate.scheduler.types import ModelKey
+from ollama_gate.link import Answer, Body
 
-_NOT_SENT_ON: Final = frozenset(
-    {
-        b"x-priority",
-        b"x-client-id",
-        b"x-deadline",
-        b"x-request-id",
-        b"host",
-        b"origin",
-    }
-)
-"""Meant for the gate; and Ollama is sent its own `Host`."""
-
-NOT_SENT_WITH_BODY: Final = _NOT_SENT_ON | {b"content-length", b"expect"}
-"""A body that is at hand tells its own length, and is sent without asking."""
-
-CHANGES_MODELS: Final = frozenset(
-    {
-        ("POST", "/api/pull"),
-        ("POST", "/api/create"),
-        ("POST", "/api/copy"),
-        ("DELETE", "/api/delete"),
-    }
-)
-"""After one of these a name may mean another model."""
-
-PEEK_BYTES: Final = 2**24
-"""How much of a body is looked into for the name that it changes; no real one is longer."""
-
-VACATE_S: Final = 30.0
-"""How long a model that is about to be replaced or deleted may take to end its answers."""
+_OF_ONE_MODEL: Final = "/v1/models/"
 
 
 class Passage:
     """The way to an upstream without a slot."""
 
-    def __init__(self, *, gate: Gate, registry: Registry, ollama: Ollama) -> None:
-        self._gate = gate
-        self._registry = registry
-        self._ollama = ollama
+    def __init__(self, *, gate: Gate, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
+        self._lists = Lists(gate=gate, upstreams=upstreams)
+        self._changes = Changes(gate=gate, upstreams=upstreams)
 
     async def take(self, request: Caller) -> web.StreamResponse:
         """Relay a request as it comes."""
-        if (request.method, request.path) in CHANGES_MODELS:
-            return await self._change(request)
-        if request.path == "/api/ps" and request.method == "GET":
-            return await self._list(request)
-        return await self.send(request, _stream(request))
+        try:
+            chosen = self._upstreams.chosen(request)
+        except BadRequestError as error:
+            return refuse(request, HTTPStatus.BAD_REQUEST, str(error))
+        method, path = request.method, request.path
+        if self._changes.knows(method, path):
+            return await self._changes.take(request, chosen)
+        only = chosen or (None if self._upstreams.several else self._upstreams.every[0])
+        if only is None:
+            if wire.is_list(method, path):
+                return await self._lists.of_all(request)
+            if _asks_for_a_model(method, path):
+                return await self._look_up(request)
+        elif (method, path) == ("GET", "/api/ps"):
+            return await self._lists.of(only, request)
+        return await self.send(request, _stream(request), [only] if only else ())
 
     async def send(
         self, request: Caller, body: Body, to: Sequence[Member] = ()
     ) -> web.StreamResponse:
-        """Relay a request whose body is at hand, or is streamed.
+        """Relay a request whose body is at hand, or is streamed, to the first that answers.
 
         Args:
-            request: as it came.
-            body: of it.
-            to: the first of these, if there are any.
+            request: what was asked for.
+            body: what is sent on.
+            to: whom to ask, one after the other; otherwise all, the likeliest first. Of a body
+                that is streamed the first alone is asked: what was read of it is gone.
         """
-        ollama = to[0].ollama if to else self._ollama
-        without = NOT_SENT_WITH_BODY if isinstance(body, bytes | None) else _NOT_SENT_ON
-        headers = end_to_end(request.raw_headers, without)
-        try:
-            answer = await ollama.relay(
-                request.method,
-                relaying.target(request),
-                headers,
-                body,
-                lambda: relaying.send_continue(request),
-            )
-        except UpstreamGoneError as error:
-            return _gone(request, error)
-        try:
-            return await relaying.copy(request, answer)
-        finally:
-            answer.close()
+        asked = to or self._upstreams.likeliest_first()
+        if not isinstance(body, bytes | None):
+            asked = asked[:1]
+        failures: list[UpstreamGoneError] = []
+        for upstream in asked:
+            try:
+                answer = await ask(upstream, request, body)
+            except UpstreamGoneError as error:
+                failures.append(error)
+                continue
+            try:
+                return await self._show(request, upstream, answer)
+            finally:
+                answer.close()
+        return gone(request, *failures)
 
-    async def _list(self, request: Caller) -> web.StreamResponse:
-        """What is resident, until when the gate will keep it."""
-        headers = end_to_end(request.raw_headers, NOT_SENT_WITH_BODY)
-        try:
-            answer = await self._ollama.relay("GET", relaying.target(request), headers, None)
-        except UpstreamGoneError as error:
-            return _gone(request, error)
-        try:
-            if answer.status != HTTPStatus.OK:
-                return await relaying.copy(request, answer)
-            response = relaying.Relayed(answer, ())
-            body = b"".join([part async for part in answer.chunks()])
-        except UpstreamBrokenError as error:
-            return _gone(request, UpstreamGoneError(str(error)))
-        finally:
-            answer.close()
-        body = wire.with_expiries(body, self._expiry)
-        if "Content-Length" in response.headers:
-            response.headers["Content-Length"] = str(len(body))
-        # Whoever has left in this instant is none of the gate's faults.
-        with contextlib.suppress(ConnectionResetError):
-            await response.prepare(request)
-            await response.write_eof(body)
-        return response
+    async def _look_up(self, request: Caller) -> web.StreamResponse:
+        """What the first says that has a model; if nobody has, what the first one says."""
+        body, is_whole = await relaying.begin(request, PEEK_BYTES)
+        if not is_whole:
+            return await self.send(request, relaying.after(body, request.content.iter_any()))
+        sent = body if request.body_exists else None
+        silent: list[tuple[Member, UpstreamGoneError]] = []
+        unknown: list[tuple[Member, Answer]] = []
+        with contextlib.ExitStack() as stack:
+            for upstream in self._upstreams.likeliest_first():
+                try:
+                    async with self._upstreams.patience(upstream):
+                        answer = await ask(upstream, request, sent)
+                except UpstreamGoneError as error:
+                    silent.append((upstream, error))
+                    continue
+                stack.callback(answer.close)
+                if answer.status != HTTPStatus.NOT_FOUND:
+                    return await self._show(request, upstream, answer)
+                unknown.append((upstream, answer))
+            name = _model_asked_for(request.path, body)
+            missed = [error for one, error in silent if one.registry.may_have(name)]
+            if unknown and not missed:
+                return await self._show(request, *unknown[0])
+        return gone(request, *(missed or (error for _, error in silent)))
 
-    def _expiry(self, digest: str) -> float | None:
-        left_s = self._gate.expires_in(self._registry.model_of(digest))
-        return None if left_s is None or math.isinf(left_s) else time.time() + left_s
+    async def _show(self, request: Caller, upstream: Member, answer: Answer) -> web.StreamResponse:
+        return await relaying.copy(request, answer, self._upstreams.whose(upstream))
 
-    async def _change(self, request: Caller) -> web.StreamResponse:
-        """Relay what gives a name another meaning, once its runner has left it."""
-        begun, whole = await relaying.begin(request, PEEK_BYTES)
-        changed = wire.changed_names(begun) if whole else ()
-        # The new meaning may be there before the last byte of the answer is here.
-        vacated: list[ModelKey] = []
-        try:
-            with self._registry.changing(changed):
-                if not whole:
-                    rest = relaying.after(begun, request.content.iter_any())
-                    return await self.send(request, rest)
-                with contextlib.suppress(UpstreamError):
-                    await self._vacate(changed, vacated)
-                return await self.send(request, begun if request.body_exists else None)
-        finally:
-            if request.method == "DELETE":
-                self._forget(vacated)
 
-    async def _vacate(self, changed: Sequence[str], vacated: list[ModelKey]) -> None:
-        """Unload what would be replaced or deleted: afterwards no name would reach it."""
-        for name in changed:
-            facts = await self._registry.facts(name)
-            if facts is not None:
-                vacated.append(facts.key)
-                await self._gate.vacate(facts.key, VACATE_S)
+def _asks_for_a_model(method: str, path: str) -> bool:
+    if path.startswith(_OF_ONE_MODEL):
+        return method in {"GET", "HEAD"}
+    return (method, path) == ("POST", "/api/show")
 
-    def _forget(self, models: Sequence[ModelKey]) -> None:
-        for model in models:
-            self._registry.deleted(model)
+
+def _model_asked_for(path: str, body: bytes) -> str:
+    if path.startswith(_OF_ONE_MODEL):
+        return path.removeprefix(_OF_ONE_MODEL)
+    return next(iter(wire.changed_names(body)), "")
 
 
 def _stream(request: Caller) -> AsyncIterator[bytes] | None:
     return request.content.iter_any() if request.body_exists else None
-
-
-def _gone(request: Caller, error: UpstreamGoneError) -> web.Response:
-    dialect = wire.dialect_of(request.path)
-    return answer_of(wire.refuse(dialect, HTTPStatus.BAD_GATEWAY, str(error)))

@@ -232,6 +232,14 @@ class Known:
         """The lines of the last listing; another object for each."""
         return self._listing.lines
 
+    async def list_anew(self) -> None:
+        """Ask for a listing, or wait for one that has been asked for since.
+
+        Raises:
+            UpstreamError: no answer, or none of an Ollama; the last listing stays.
+        """
+        await self._listing.since(self._clock())
+
     def models(self) -> list[KnownModel]:
         """Every model that is listed, in the order of their names; nobody is asked."""
         unlisted = {
