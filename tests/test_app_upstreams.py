@@ -307,6 +307,11 @@ async def test_a_question_that_needs_no_model_is_for_the_first_that_answers(
         assert (await ask(http, method, f"{pair.url}{path}")).whose == "right"
 
 
+async def test_an_answer_says_where_it_was_made(http: Http, pair: Pair) -> None:
+    for model, whose in ((ONLY_RIGHT, "right"), (ONLY_LEFT, "left"), ("no-such-model", "left")):
+        assert (await ask(http, "POST", f"{pair.url}/api/generate", generate(model))).whose == whose
+
+
 # ------------------------------------------------------------------------------- changes
 
 

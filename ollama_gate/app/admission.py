@@ -17,7 +17,7 @@ from ollama_gate.app import relaying
 from ollama_gate.app.answers import answer_of
 from ollama_gate.app.passing import Passage
 from ollama_gate.app.serving import Caller
-from ollama_gate.app.upstreams import NOT_SENT_WITH_BODY
+from ollama_gate.app.upstreams import NAMED_IN, NOT_SENT_WITH_BODY
 from ollama_gate.config import Config
 from ollama_gate.errors import (
     BadRequestError,
@@ -224,6 +224,8 @@ class Admission:
         try:
             begun = await self._unless_runner_died(answer, scheduled, again=again)
             added = _own_headers(request, scheduled.id, grant.queued_s, grant.load_s, grant.offload)
+            if len(self._fleet.members) > 1:
+                added = (*added, (NAMED_IN, upstream))
             ended = functools.partial(self._ended, scheduled, upstream, answer.status)
             return await relaying.copy(request, answer, added, begun=begun, mends=True, ended=ended)
         finally:
