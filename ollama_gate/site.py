@@ -23,6 +23,7 @@ from ollama_gate.fleet import Fleet, Member
 from ollama_gate.gate import Gate
 from ollama_gate.guard import Guard
 from ollama_gate.ollama import Ollama
+from ollama_gate.preloading import Preloading
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler.types import Bin, BinId, Offload, Policy, Upstream
@@ -89,6 +90,7 @@ class Site:
         self.gate: Gate | None = None
         self.fleet: Fleet | None = None
         self._face: Face | None = None
+        self._preloading: Preloading | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -133,6 +135,8 @@ class Site:
             raise ListenError(f"cannot listen on {self.config.listen}: {error}") from error
         for meters in self._meters.values():
             meters.start()
+        self._preloading = _preloading(self.config, gate, fleet)
+        self._preloading.start()
         gate.start()
         for post in self._posts:
             _say_found(post.found, post.member.config)
@@ -218,6 +222,8 @@ class Site:
         if self._listener is not None:
             await self._listener.stop()
         assert self._face is not None
+        if self._preloading is not None:
+            await self._preloading.close()
         began = monotonic()
         await self.gate.drain(grace_s)
         if not await self._face.idle(max(0.0, grace_s - (monotonic() - began))):
@@ -323,6 +329,11 @@ def _policy(config: Config) -> Policy:
         unread_recovery_s=UNREAD_RECOVERY_S,
         offload=Offload(config.offload),
     )
+
+
+def _preloading(config: Config, gate: Gate, fleet: Fleet) -> Preloading:
+    models = [name for name, model in config.models.items() if model.preload]
+    return Preloading(gate=gate, fleet=fleet, models=models)
 
 
 def _say_found(found: gpu.Found, upstream: UpstreamConfig) -> None:

@@ -190,6 +190,10 @@ class Gate:
         """Whether an upstream did not answer when it was last asked; false if it never was."""
         return self._hands[upstream].watch.is_away
 
+    def return_of(self, upstream: str) -> asyncio.Event:
+        """Set when an upstream begins to answer the next time, at first or after an outage."""
+        return self._hands[upstream].watch.came_back
+
     def upstream_of(self, bin_id: BinId) -> str:
         """Whose bin it is."""
         return self._machine.books[bin_id].bin.upstream

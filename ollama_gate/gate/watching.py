@@ -64,6 +64,11 @@ class Watch:
         """Whether it did not answer when it was last asked; false if it never was."""
         return self._healthy is False
 
+    @property
+    def came_back(self) -> asyncio.Event:
+        """Set when it begins to answer the next time; another one follows then."""
+        return self._came_back
+
     async def answering(self) -> None:
         """Wait until it answers."""
         await self._answers.wait()
