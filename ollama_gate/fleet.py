@@ -6,6 +6,7 @@ it is, and when, is the scheduler's to say.
 """
 
 import asyncio
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -191,6 +192,7 @@ class Fleet:
         priority: Priority | None,
         client: str,
         arrived_at: float,
+        deadline_at: float = math.inf,
     ) -> Request:
         """What a client's request means to the scheduler, wherever it may be served."""
         views = [
@@ -201,6 +203,7 @@ class Fleet:
                 priority=priority,
                 client=client,
                 arrived_at=arrived_at,
+                deadline_at=deadline_at,
             )
             for place in meaning.places
         ]

@@ -228,6 +228,7 @@ class Registry:
         priority: Priority | None,
         client: str,
         arrived_at: float,
+        deadline_at: float = math.inf,
     ) -> Request:
         """What a client's request means to the scheduler."""
         own = self._models.get(names.key_of(ask.model))
@@ -253,6 +254,7 @@ class Registry:
             default_keep_alive_s=self._config.keep_alive_s if idle_s is None else idle_s,
             pinned=self._is_pinned(facts),
             service_s=self._times(facts.key).service_s,
+            deadline_at=deadline_at,
         )
 
     def _widened(self, facts: Facts, ask: Ask) -> tuple[_Wants, int | None, Exact | None]:

@@ -323,6 +323,7 @@ def _policy(config: Config) -> Policy:
     return Policy(
         **parameters(config.scheduler),
         queue_max_size=config.queue.max_size,
+        queue_max_wait_s=config.queue.max_wait_s,
         queue_max_per_client=config.queue.max_per_client,
         max_concurrent=config.max_concurrent,
         keep_alive_s=config.keep_alive_s,

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Mapping, Sequence
@@ -13,8 +14,9 @@ from typing import Final, NamedTuple, assert_never
 from aiohttp import web
 
 from ollama_gate import mishaps, names, wire
-from ollama_gate.app import relaying
+from ollama_gate.app import limits, relaying
 from ollama_gate.app.answers import answer_of
+from ollama_gate.app.limits import Patience
 from ollama_gate.app.passing import Passage
 from ollama_gate.app.serving import Caller
 from ollama_gate.app.upstreams import NAMED_IN, NOT_SENT_WITH_BODY
@@ -30,11 +32,12 @@ from ollama_gate.errors import (
     UpstreamLoopError,
     UpstreamRefusedError,
 )
-from ollama_gate.fleet import Fleet
+from ollama_gate.fleet import Fleet, Meaning
 from ollama_gate.footprint import Facts
 from ollama_gate.gate import REMEMBERED, Gate, Grant, RefusedError
 from ollama_gate.link import Answer
 from ollama_gate.ollama import end_to_end
+from ollama_gate.scheduler.commands import Refuse
 from ollama_gate.scheduler.types import BinId, Need, Refusal, Request, RequestId
 
 READ_AT_ONCE_BYTES: Final = 128 * 2**10
@@ -106,7 +109,7 @@ class Admission:
                 return found
             return await self._serve(request, *found)
         except RefusedError as refused:
-            answer = self._refusal(endpoint, gate_id, refused)
+            answer = self._refusal(request, endpoint, gate_id, refused, arrived_at)
         except UpstreamRefusedError as error:
             code = max(error.status, HTTPStatus.BAD_REQUEST)
             answer = wire.refuse(endpoint.dialect, code, error.text, request_id=f"req_{gate_id}")
@@ -135,6 +138,7 @@ class Admission:
         Thousands may wait for theirs: whatever was needed up to here is gone by then.
         """
         priority = wire.read_priority(request.headers.get("X-Priority"))
+        until = arrived_at + Patience.of(request.headers, self._config.queue).seconds
         body = await relaying.read(request, self._config.max_body_bytes)
         ask = await _understand(request, endpoint, body)
         match ask:
@@ -146,7 +150,7 @@ class Admission:
                 assert_never(ask)
         meaning = None
         if not names.is_cloud(ask.model):
-            meaning = await self._fleet.meaning(gate_id, ask.model)
+            meaning = await self._meaning(gate_id, ask.model, until)
         if meaning is None or _would_be_refused(ask, meaning.facts):
             to = self._fleet.likeliest(meaning.members if meaning else ())
             return await self._passage.send(request, _if_any(request, body), to)
@@ -164,8 +168,17 @@ class Admission:
             priority=priority,
             client=_client(request),
             arrived_at=arrived_at,
+            deadline_at=until,
         )
         return _Outgoing(ask.body, ask.context_at, ask.launch_options.num_ctx), scheduled
+
+    async def _meaning(self, gate_id: RequestId, name: str, until: float) -> Meaning | None:
+        """What a name means, if that can be said in time."""
+        try:
+            async with asyncio.timeout_at(until if until < math.inf else None):
+                return await self._fleet.meaning(gate_id, name)
+        except TimeoutError:
+            raise RefusedError(Refuse(id=gate_id, reason=Refusal.DEADLINE)) from None
 
     async def _serve(
         self, request: Caller, outgoing: _Outgoing, scheduled: Request
@@ -281,10 +294,17 @@ class Admission:
         return answer, loop.call_at(ends_at, answer.cut, text)
 
     def _refusal(
-        self, endpoint: wire.Endpoint, gate_id: RequestId, refused: RefusedError
+        self,
+        request: Caller,
+        endpoint: wire.Endpoint,
+        gate_id: RequestId,
+        refused: RefusedError,
+        arrived_at: float,
     ) -> wire.Answer:
         refusal = refused.refusal
-        text = refusal.text
+        waited_s = asyncio.get_running_loop().time() - arrived_at
+        limit = limits.words(refused, request.headers, self._config.queue, waited_s)
+        text = limit or refusal.text
         if refusal.reason is Refusal.UPSTREAM_AWAY:
             text = self._fleet.silence()
         if refusal.wanted_bytes is not None:

@@ -20,11 +20,17 @@ REMEMBERED: Final = 1000
 
 
 class RefusedError(GateError):
-    """A request is turned away; `refusal` says why and what to answer."""
+    """A request is turned away.
 
-    def __init__(self, refusal: Refuse) -> None:
+    Attributes:
+        refusal: why, and what to answer.
+        request: which, if it came as far as the line.
+    """
+
+    def __init__(self, refusal: Refuse, request: Request | None = None) -> None:
         super().__init__(refusal.reason.value)
         self.refusal = refusal
+        self.request = request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +151,7 @@ class Tickets:
         ticket = self._open.get(command.id)
         if ticket is None or ticket.granted.done():
             return None
-        ticket.granted.set_exception(RefusedError(command))
+        ticket.granted.set_exception(RefusedError(command, ticket.request))
         return ticket.request
 
     def cancel(self, request_id: RequestId) -> bool:
