@@ -96,7 +96,9 @@ class Own:
             models=models,
         )
         whole["queue"]["outside"] = self._gate.outside
-        whole["traffic"] = status.traffic({self._config.upstream.name: self._registry.ledger})
+        whole["traffic"] = status.traffic(
+            {one.name: one.registry.ledger for one in self._upstreams.every}
+        )
         return web.json_response(whole)
 
     async def _request(self, request: Caller, given: str) -> web.Response:
