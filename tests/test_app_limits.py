@@ -49,6 +49,8 @@ def resident(view: Snapshot) -> set[str]:
 async def test_who_waits_past_its_deadline_is_told_for_what_and_not_to_try_again(
     http: Http, site: Site, ollama: SimulatedOllama
 ) -> None:
+    # What it is has been asked before, so that all of its wait is for a slot.
+    assert (await asked(http, site, OTHER_BIG))[0] == 200
     held = await hold(http, site, ollama)
     status, headers, error = await asked(http, site, OTHER_BIG, SOON)
     assert (status, headers["x-should-retry"]) == (504, "false")
@@ -90,10 +92,10 @@ async def test_what_is_served_in_time_does_not_end_at_its_deadline(
 ) -> None:
     assert (await asked(http, site, BIG))[0] == 200
     ollama.faults.hang(BIG)
-    serving = asyncio.create_task(asked(http, site, BIG, {"X-Deadline": "0.5"}))
+    serving = asyncio.create_task(asked(http, site, BIG, {"X-Deadline": "1"}))
     await until(site, lambda view: view.running)
     # Another one's later deadline has passed, and so has its own.
-    assert (await asked(http, site, OTHER_BIG, {"X-Deadline": "0.6"}))[0] == 504
+    assert (await asked(http, site, OTHER_BIG, {"X-Deadline": "1.1"}))[0] == 504
     ollama.faults.unhang(BIG)
     assert (await serving)[0] == 200
 
@@ -103,12 +105,12 @@ async def test_the_queue_has_a_deadline_for_everybody(
 ) -> None:
     # Loaded before, or that would take too long.
     assert (await post(http, f"{ollama.url}/api/generate", generate(BIG)))[0] == 200
-    site = await make_site(ollama, queue=QueueConfig(max_wait_s=0.05))
+    site = await make_site(ollama, queue=QueueConfig(max_wait_s=1.0))
     await until(site, lambda view: resident(view) == {BIG})
     held = await hold(http, site, ollama)
     status, _, error = await asked(http, site, OTHER_BIG, {"X-Deadline": "60"})
     assert status == 504
-    assert error.endswith(f" s for {OTHER_BIG}; queue.max_wait allows no more")
+    assert error.endswith("; queue.max_wait allows no more")
     assert (await held.let_go())[0] == 200
 
 
