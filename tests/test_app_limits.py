@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 import anthropic
@@ -212,6 +213,16 @@ async def test_a_pinned_model_stays_however_long_it_idles(
     # What may idle for longer has gone.
     await until(site, lambda view: [each.name for each in view.runners] == [SMALL])
     assert ollama.loaded() == [SMALL]
+
+
+async def test_a_pinned_model_is_listed_as_one_that_stays(
+    http: Http, make_site: MakeSite, ollama: SimulatedOllama
+) -> None:
+    site = await make_site(ollama, models={SMALL: ModelConfig(pin=True)})
+    assert (await asked(http, site, SMALL))[0] == 200
+    async with http.get(f"{site.url}/api/ps") as response:
+        (line,) = (await response.json())["models"]
+    assert datetime.fromisoformat(line["expires_at"][:19]).year > 2200
 
 
 async def test_a_pinned_model_that_was_there_before_is_pinned_as_well(

@@ -121,7 +121,8 @@ class Gate:
         now = asyncio.get_running_loop().time()
         for runner in self._at(upstream):
             if runner.model == model and runner.resident:
-                return runner.expires_at - now if runner.idle else runner.keep_alive_s
+                left_s = runner.expires_at - now if runner.idle else runner.keep_alive_s
+                return math.inf if runner.pinned else left_s
         return None
 
     async def vacate(self, model: ModelKey, within_s: float, upstream: str | None = None) -> None:
