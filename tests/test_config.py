@@ -33,6 +33,7 @@ from ollama_gate.errors import ConfigError
 from ollama_gate.scheduler.types import Policy, Priority
 
 EXAMPLE = Path(__file__).parent.parent / "gate.yaml"
+PARAMETERS_TABLE = EXAMPLE.parent / "docs" / "scheduling-parameters.md"
 
 
 @pytest.fixture(autouse=True)
@@ -958,6 +959,16 @@ def test_how_fast_memory_fills_may_be_written_as_a_size() -> None:
         seen = effective(f"scheduler: {{first: {{load_rate: {text}}}}}")
         assert seen.config.scheduler.first_load_bytes_per_s == 2.0**31
         assert seen.values["scheduler.first.load_rate"] == "2GiB/s"
+
+
+def test_the_table_of_parameters_says_what_each_profile_makes_of_them() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)` \|(.*)\|$", PARAMETERS_TABLE.read_text(), re.MULTILINE)
+    cells = {name: [each.strip(" `") for each in row.split("|")] for name, row in rows}
+    for place, profile in enumerate(("balanced", "interactive", "throughput"), start=1):
+        seen = effective(f"scheduler: {{profile: {profile}}}").values
+        names = [path.removeprefix("scheduler.") for path in seen if path.startswith("scheduler.")]
+        shown = {name: cells[name][place] or cells[name][1] for name in names if name != "profile"}
+        assert shown == {name: seen[f"scheduler.{name}"] for name in shown}
 
 
 # --- where arrivals are recorded
