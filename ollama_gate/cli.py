@@ -254,7 +254,8 @@ async def _serve(effective: config.Config, card: Card | None = None) -> None:
     # What a simulation shows is true of nothing else.
     site = Site(effective, card=card, temporary=card is not None)
     await site.open()
-    _system.info("listening", url=site.url, upstream=effective.upstream.url, version=__version__)
+    upstreams = ", ".join(upstream.url for upstream in effective.upstreams)
+    _system.info("listening", url=site.url, upstream=upstreams, version=__version__)
     await stop.wait()
     _system.info("shutting down", grace_s=effective.grace_s)
     await site.close()

@@ -341,11 +341,13 @@ def _say_found(found: gpu.Found, upstream: UpstreamConfig) -> None:
     sources = {each.card.source if each.card else "config" for each in found.listed}
     budget = {} if found.vram_bytes is None else {"budget": log.size(found.vram_bytes)}
     if found.card is not None or budget:
-        _monitor.info("memory", source=", ".join(sorted(sources)), **budget)
+        source = ", ".join(sorted(sources))
+        _monitor.info("memory", upstream=upstream.name, source=source, **budget)
     if found.advice:
         _monitor.warning(found.advice, upstream=upstream.url)
     if len(found.listed) > 1:
         _monitor.warning(
             "several cards: only the largest is planned with; run one Ollama for each card",
+            upstream=upstream.name,
             cards=len(found.listed),
         )

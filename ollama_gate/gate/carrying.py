@@ -75,18 +75,25 @@ class Hands:
         match outcome:
             case ev.Loaded():
                 taken = outcome.footprint_bytes or command.footprint_bytes
-                _engine.info("loaded", model=command.name, s=took_s, footprint=log.size(taken))
+                _engine.info(
+                    "loaded",
+                    model=command.name,
+                    bin=command.bin,
+                    s=took_s,
+                    footprint=log.size(taken),
+                )
                 self._ours.add((command.bin, command.model))
             case ev.LoadFailed():
                 _engine.error(
                     "load failed",
                     model=command.name,
+                    bin=command.bin,
                     s=took_s,
                     reason=outcome.text,
                     out_of_memory=outcome.oom,
                 )
             case ev.Interrupted():
-                _engine.warning("load interrupted", model=command.name, s=took_s)
+                _engine.warning("load interrupted", model=command.name, bin=command.bin, s=took_s)
                 self.watch.lost("it stopped answering during a load")
             case _:
                 assert_never(outcome)
@@ -101,7 +108,8 @@ class Hands:
         except Exception as error:  # noqa: BLE001  see above
             failed(error)
             gone = False
-        _engine.info("unloaded" if gone else "unload not seen", model=command.name)
+        what = "unloaded" if gone else "unload not seen"
+        _engine.info(what, model=command.name, bin=command.bin)
         if not gone:
             self.watch.lost("it stopped answering during an unload")
         elif self.witness is not None:

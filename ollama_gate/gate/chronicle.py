@@ -98,6 +98,7 @@ class Chronicle:
                     _scheduler,
                     "evict",
                     model=command.name,
+                    bin=command.bin,
                     idle_s=reason.idle_s,
                     **{"for": reason.for_model},
                     shortfall=reason.shortfall,
@@ -107,6 +108,7 @@ class Chronicle:
                     _scheduler,
                     "expire",
                     model=command.name,
+                    bin=command.bin,
                     idle_s=reason.idle_s,
                     keep_alive_s=reason.keep_alive_s,
                 )
@@ -115,12 +117,19 @@ class Chronicle:
                     _scheduler,
                     "unload partial",
                     model=command.name,
+                    bin=command.bin,
                     on_cpu=round(reason.share, 2),
                     wants=log.size(reason.wanted_bytes),
                     load_again=reason.again,
                 )
             case Broken() as reason:
-                self._decided(_scheduler, "unload broken", model=command.name, sign=reason.sign)
+                self._decided(
+                    _scheduler,
+                    "unload broken",
+                    model=command.name,
+                    bin=command.bin,
+                    sign=reason.sign,
+                )
             case _:
                 assert_never(command.reason)
 
