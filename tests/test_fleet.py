@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from ollama_gate.config import SchedulerConfig
 from ollama_gate.fleet import united
 from ollama_gate.scheduler.types import (
     BinId,
@@ -222,8 +223,11 @@ async def test_what_nobody_is_there_for_waits_and_is_told_who_does_not_answer(
 
 
 async def test_what_is_away_is_a_place_for_those_who_wait_once_it_is_back(
-    http: Http, site: Site, pair: Pair
+    http: Http, pair: Pair, make_site: MakeSite
 ) -> None:
+    # So patient that nobody is to make room for who waits.
+    site = await make_site(*pair, scheduler=SchedulerConfig())
+    await all_answer(site)
     for model in (BIG, OTHER_BIG):
         assert (await ask(http, site, model))[0] == 200
     await pair[0].go_down()
