@@ -133,12 +133,15 @@ async def test_another_file_under_the_same_name_is_no_further_place(
     assert loads(pair) == (1, 1)
 
 
-async def test_each_upstream_is_asked_in_its_own_words(
-    http: Http, make_ollama: MakeOllama, make_site: MakeSite
-) -> None:
+@pytest.fixture
+async def unlike(make_ollama: MakeOllama) -> Pair:
+    """Two that are set up differently, with one model."""
     one = await make_ollama(models=(SMALL,), num_parallel=1, context_length=2048)
-    two = await make_ollama(models=(SMALL,), num_parallel=3, context_length=8192)
-    site = await make_site(one, two)
+    return one, await make_ollama(models=(SMALL,), num_parallel=3, context_length=8192)
+
+
+async def test_each_upstream_is_asked_in_its_own_words(unlike: Pair, make_site: MakeSite) -> None:
+    site = await make_site(*unlike)
     await all_answer(site)
     assert site.fleet is not None
     meaning = await site.fleet.meaning(RequestId("r"), SMALL)
@@ -154,6 +157,45 @@ async def test_each_upstream_is_asked_in_its_own_words(
     assert wanted.at(here) is wanted
     assert (wanted.at(there).num_ctx, wanted.at(there).parallel) == (8192, 3)
     assert wanted.needs[there].footprint_bytes > wanted.needs[here].footprint_bytes
+
+
+async def test_no_upstream_is_given_more_at_once_than_it_takes(
+    http: Http, unlike: Pair, make_site: MakeSite
+) -> None:
+    site = await make_site(*unlike, scheduler=SchedulerConfig())
+    await all_answer(site)
+    for each in unlike:
+        each.faults.hang(SMALL)
+    asked = [asyncio.create_task(ask(http, site, SMALL)) for _ in range(9)]
+    most = {"simulated/0": 1, "second/0": 3}
+    await until(
+        site,
+        lambda view: view.runners and all(len(r.running) == most[r.bin] for r in view.runners),
+    )
+    assert [each.waiting() for each in unlike] == [0, 0]
+    for each in unlike:
+        each.faults.unhang(SMALL)
+    assert {code for code, _ in await asyncio.gather(*asked)} == {200}
+    assert all(each.counters.unloads == 0 for each in unlike)
+
+
+async def test_a_context_that_is_named_is_named_to_each_upstream_as_it_needs_it(
+    http: Http, unlike: Pair, make_site: MakeSite
+) -> None:
+    site = await make_site(*unlike)
+    await all_answer(site)
+    seen = []
+    for up, down, name in ((0, 1, "second"), (1, 0, "simulated")):
+        await unlike[down].go_down()
+        await away(site, name)
+        assert (await ask(http, site, SMALL, options={"num_ctx": 6000}))[0] == 200
+        async with http.get(f"{unlike[up].url}/api/ps") as answer:
+            [line] = (await answer.json())["models"]
+            seen.append((line["context_length"], unlike[up].counters.loads))
+        await unlike[down].come_back()
+        await all_answer(site)
+    # More than the first gives by itself, and less than the second does.
+    assert seen == [(6000, 1), (8192, 1)]
 
 
 # ------------------------------------------------------------------------------- who goes away
