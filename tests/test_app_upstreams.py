@@ -13,6 +13,7 @@ import openai
 import pytest
 from msgspec import structs
 
+from ollama_gate.app import changes, passing
 from ollama_gate.app import upstreams as upstreams_module
 from ollama_gate.known import Line
 from ollama_gate.simulator import SimulatedOllama
@@ -259,6 +260,22 @@ async def test_an_upstreams_error_is_shown_only_where_nobody_lists_anything(
     assert (refused.status, refused.json, refused.whose) == (401, {"error": "who are you"}, "one")
 
 
+async def test_a_list_that_breaks_off_is_left_out(
+    http: Http, pair: Pair, make_gate: MakeGate, upstreams: Upstreams
+) -> None:
+    class Breaking(Grudging):
+        async def play(self, conversation: Conversation) -> None:
+            if "GET /api/tags HTTP/1.1" in await conversation.head():
+                await conversation.say(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+            else:
+                await conversation.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    urls = {"broken": await upstreams.serve(Breaking().play), "right": pair.right.url}
+    site = await make_gate(pair.right, urls)
+    listed = await ask(http, "GET", f"{site.url}/api/tags")
+    assert (listed.status, listed.whose) == (200, "right")
+
+
 async def test_a_deletion_that_failed_anywhere_is_no_success(
     http: Http, make_ollama: MakeOllama, make_gate: MakeGate, upstreams: Upstreams
 ) -> None:
@@ -289,6 +306,26 @@ async def test_a_model_is_shown_by_the_first_that_has_it(
         direct = await ask(http, method, f"{upstream.url}{path}", body)
         assert (through.status, through.body) == (direct.status, direct.body)
         assert through.whose == whose
+
+
+async def test_ollamas_client_is_shown_the_models_of_all(by_ollama: native.AsyncClient) -> None:
+    for model in (BOTH, ONLY_LEFT, ONLY_RIGHT):
+        assert "completion" in ((await by_ollama.show(model)).capabilities or ())
+    with pytest.raises(native.ResponseError) as error:
+        await by_ollama.show("no-such-model")
+    assert error.value.status_code == 404
+
+
+async def test_what_is_too_long_to_look_for_its_model_is_for_the_first(
+    http: Http, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passing, "PEEK_BYTES", 16)
+    monkeypatch.setattr(changes, "PEEK_BYTES", 16)
+    body = {"model": ONLY_RIGHT, "stream": False}
+    for path, code in (("/api/show", 404), ("/api/pull", 200)):
+        told = await ask(http, "POST", f"{pair.url}{path}", body)
+        assert (told.status, told.whose) == (code, "left")
+    assert ONLY_RIGHT in await listed_by(http, pair.left)
 
 
 async def test_a_model_is_shown_by_another_while_the_first_is_away(http: Http, pair: Pair) -> None:
@@ -347,6 +384,16 @@ async def test_a_deletion_leaves_out_who_is_away(http: Http, pair: Pair) -> None
     assert (done.status, done.whose) == (200, "right")
     await pair.left.come_back()
     assert BOTH in await listed_by(http, pair.left)
+
+
+async def test_what_cannot_be_deleted_where_it_is_away_is_in_the_log(
+    http: Http, pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await ask(http, "POST", f"{pair.url}/api/pull", {"model": "none"})).whose == "left"
+    await pair.left.go_down()
+    await pair.sees(away=("left",))
+    await ask(http, "DELETE", f"{pair.url}/api/delete", {"model": BOTH})
+    assert f"not deleted: it is away upstream=left model={BOTH}" in caplog.text
 
 
 async def test_what_only_one_has_who_is_away_cannot_be_changed(http: Http, pair: Pair) -> None:
