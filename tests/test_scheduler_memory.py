@@ -259,9 +259,16 @@ def test_without_a_card_ollama_makes_no_such_test() -> None:
 
 def test_the_card_says_what_is_free_and_without_readings_the_books_do() -> None:
     assert read(30).card_free_bytes([]) == 0
-    assert read(10).card_free_bytes([a_runner()]) == 14 * GIB
+    assert read(10, a_runner(size=4)).card_free_bytes([a_runner(size=4)]) == 14 * GIB
     assert Books(BUDGET).card_free_bytes([a_runner(size=4)]) == 20 * GIB
     assert Books(BUDGET).card_free_bytes([a_runner(size=40)]) == 0
+
+
+def test_a_reading_in_the_midst_of_a_load_does_not_make_the_card_look_emptier() -> None:
+    loading = a_runner(size=8, state=RunnerState.LOADING)
+    books = read(5, loading)
+    loading.enter(RunnerState.RESIDENT, 1.0)
+    assert books.card_free_bytes([loading]) == 16 * GIB
 
 
 # -------------------------------------------------------------------- memory on its way

@@ -274,10 +274,15 @@ class Books:
         return None if left is None else left - committed(runners)
 
     def card_free_bytes(self, runners: Collection[Runner]) -> int | None:
-        """What Ollama would be told if it asked the card now."""
+        """What Ollama would be told if it asked the card now.
+
+        A reading in the midst of a load has not seen all of it: the books may lower the figure.
+        """
         if self.total_bytes is not None:
-            used = self.used_bytes
-            used = self.foreign_bytes + committed(runners) if used is None else used
+            if self.used_bytes is None:
+                used = self.foreign_bytes + committed(runners)
+            else:
+                used = max(self.used_bytes, self.shown_bytes + committed(runners))
             return max(0, self.total_bytes - used)
         if self.bin.capacity_bytes is None:
             return None
