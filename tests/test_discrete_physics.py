@@ -175,7 +175,9 @@ def test_a_load_fails_for_what_others_took_while_it_went_on() -> None:
 def test_a_card_at_rest_is_read_three_times_and_then_left_alone_until_something_moves() -> None:
     script = Script((0, load("a")), (110, unload("a")), reads_cards=True)
     workload = a_workload([A], [ask(0, "a", 100.0), ask(300, "a", patience_s=1.0)])
-    workload = replace(workload, physics=Physics(reading_s=2.0, moving_reading_s=0.5))
+    workload = replace(
+        workload, physics=Physics(reading_s=2.0, moving_reading_s=0.5, loading_reading_s=2.0)
+    )
     World(workload, script).run()
     before = [at for at, _ in script.reads if at < 100.0]
     assert [at for at in before if at >= 4.0] == [4.0, 6.0, 8.0]

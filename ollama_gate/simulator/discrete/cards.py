@@ -154,6 +154,11 @@ class Card:
         return any(runner.phase is not Phase.READY for runner in self.runners)
 
     @property
+    def leaving(self) -> bool:
+        """Whether somebody's memory is about to come back."""
+        return any(runner.phase in {Phase.UNLOADING, Phase.LEAVING} for runner in self.runners)
+
+    @property
     def loading(self) -> bool:
         """Whether it is being loaded to."""
         return any(runner.phase is Phase.LOADING for runner in self.runners)

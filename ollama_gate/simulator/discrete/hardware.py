@@ -245,8 +245,12 @@ class Hardware:
 
     def _read_soon(self, card: Card) -> None:
         """Memory moves, or has just moved: whoever waits for that looks more often."""
+        physics = self.workload.physics
         card.reads_alike = 0
-        self._read_at(card, self.now + self.workload.physics.moving_reading_s)
+        soon_s = physics.moving_reading_s
+        if card.moving and not card.leaving:
+            soon_s = physics.loading_reading_s
+        self._read_at(card, self.now + soon_s)
 
     def _read_next(self, card: Card) -> None:
         """Read a card at the next turn, whether it was left alone or not."""

@@ -174,7 +174,8 @@ class Physics:
         loading_speed: what is left of a card's speed while it loads.
         gone_share: after so much of an unload Ollama no longer lists the model.
         reading_s: how often a card is read while nothing moves.
-        moving_reading_s: how often while a load or an unload is under way.
+        loading_reading_s: how often while something is loaded; such a reading tells little.
+        moving_reading_s: how often while something leaves, and just after anything moved.
     """
 
     batching: float = 0.65
@@ -182,6 +183,7 @@ class Physics:
     loading_speed: float = 0.9
     gone_share: float = 0.5
     reading_s: float = 2.0
+    loading_reading_s: float = 1.0
     moving_reading_s: float = 0.2
 
 
