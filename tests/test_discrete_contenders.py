@@ -19,7 +19,7 @@ from ollama_gate.simulator.discrete import (
     Workload,
     World,
 )
-from ollama_gate.simulator.discrete.exhaustive import coexist
+from ollama_gate.simulator.discrete.exhaustive import may_join
 from ollama_gate.simulator.discrete.ollama import QUEUE_FULL, deal_out
 from tests.discrete_play import a_model, a_workload, ask, drawn, on_card
 
@@ -311,14 +311,14 @@ def test_the_table_knows_nothing_of_others_on_the_card() -> None:
     assert result.records[1].why == "memory ran out"
 
 
-def test_a_set_is_allowed_if_some_order_of_loading_allows_it() -> None:
+def test_what_the_table_allows_depends_on_who_is_there_already() -> None:
     card = on_card()[0].cards[0]
-    big, small, tiny = a_model("big", 14.0), a_model("small", 6.0), a_model("tiny", 2.5)
-    assert coexist([small, big], card, share_rule=True)
-    assert not coexist([small, big, tiny], card, share_rule=True)
-    assert coexist([small, big, tiny], card, share_rule=False)
-    assert not coexist([small, big, small], card, share_rule=False)
-    assert coexist([a_model("huge", 30.0)], card, share_rule=True)
+    big, small, tiny = a_model("big", 15.0), a_model("small", 6.0), a_model("tiny", 2.5)
+    assert may_join(small, [big], card, share_rule=True)
+    assert not may_join(big, [small], card, share_rule=True)
+    assert may_join(big, [small], card, share_rule=False)
+    assert not may_join(tiny, [big, small], card, share_rule=False)
+    assert may_join(a_model("huge", 30.0), [], card, share_rule=True)
 
 
 # -------------------------------------------------------------------- the most demanded

@@ -176,22 +176,21 @@ class Exhaustive(Contender):
 
 
 class Table(Exhaustive):
-    """First-come, with an ideal hand-written table of what may be resident together.
+    """First-come, with an ideal hand-written table of what may be loaded beside what.
 
     As llama-swap serves: requests for one model are collected behind the first, a model goes when
     it serves nobody, loads that the table allows together run at the same time, and nobody looks
-    at the card. The table has every set that would fit by what is believed beforehand, loaded in
-    the best order; of the sets that will do, the one is taken that is cheapest to load again.
-    No request is turned away for being one too many.
+    at the card. The table has everything that fits by what is believed beforehand; of the idle
+    models that could go those do that are cheapest to load again, and none that is busy is waited
+    for where idle ones will do. No request is turned away for being one too many.
     """
 
     name = "table"
 
     def __init__(self, *, share_rule: bool = True) -> None:
-        """Choose whether the table keeps to Ollama's own 80 % test."""
+        """Choose whether the table keeps to Ollama's 80 % of what is free by its own sums."""
         super().__init__()
         self._share_rule = share_rule
-        self._known: dict[tuple[str, frozenset[str]], bool] = {}
 
     def _rank(self, model: ModelSpec) -> tuple[float, float, str]:
         head = self._head(model)
@@ -205,14 +204,16 @@ class Table(Exhaustive):
     def _best(self, card: Card, model: ModelSpec) -> tuple[float, Card, tuple[Runner, ...]] | None:
         """The cheapest set of idle models that makes room on a card, if there is one."""
         idle = [runner for runner in card.runners if self._is_idle(runner)]
-        staying = [r.model.name for r in card.runners if r not in idle]
-        staying += [model.name, *(coming.name for coming in self._coming(card))]
+        staying = [runner.model for runner in card.runners if runner not in idle]
+        staying += self._coming(card)
         best: tuple[float, Card, tuple[Runner, ...]] | None = None
         for count in range(len(idle) + 1):
             for victims in combinations(idle, count):
                 cost = sum(self._cost(victim) for victim in victims)
-                kept = (runner.model.name for runner in idle if runner not in victims)
-                if (best is None or cost < best[0]) and self._fits(card, {*staying, *kept}):
+                kept = [runner.model for runner in idle if runner not in victims]
+                if (best is None or cost < best[0]) and may_join(
+                    model, staying + kept, card.spec, share_rule=self._share_rule
+                ):
                     best = cost, card, victims
         return best
 
@@ -221,23 +222,15 @@ class Table(Exhaustive):
         # Of two that cost the same the one goes that was used longer ago.
         return load_s(victim.model, upstream) + 1e-6 * self._used_at[victim.model.name]
 
-    def _fits(self, card: Card, names: Iterable[str]) -> bool:
-        key = card.id, frozenset(names)
-        if key not in self._known:
-            models = [self.world.models[name] for name in key[1]]
-            self._known[key] = coexist(models, card.spec, share_rule=self._share_rule)
-        return self._known[key]
 
-
-def coexist(models: Sequence[ModelSpec], card: CardSpec, *, share_rule: bool) -> bool:
-    """Whether models may be resident together, loaded in the best order: the largest first."""
-    left = card.total_bytes - card.reserve_bytes
-    for number, model in enumerate(sorted(models, key=lambda m: m.tested_bytes, reverse=True)):
-        if share_rule and number and model.tested_bytes > left * SHARE_PERCENT // 100:
-            return False
-        left -= model.believed_bytes
-    # Alone it is loaded whatever its size: there is nothing better to be done for it.
-    return left >= 0 or len(models) == 1
+def may_join(
+    model: ModelSpec, others: Sequence[ModelSpec], card: CardSpec, *, share_rule: bool
+) -> bool:
+    """Whether the table allows a load beside others; alone everything is allowed."""
+    left = card.total_bytes - sum(other.believed_bytes for other in others)
+    fits = model.believed_bytes <= left - card.reserve_bytes
+    within = not share_rule or model.tested_bytes <= left * SHARE_PERCENT // 100
+    return not others or (fits and within)
 
 
 class MostDemanded(Exhaustive):
