@@ -305,6 +305,15 @@ def test_ollama_goes_on_believing_what_was_free_when_the_first_was_loaded() -> N
     assert believed == [20 * GB - A.reported_bytes]
 
 
+def test_an_ollama_that_does_not_remember_looks_at_the_card() -> None:
+    believed = []
+    foreign = ((0.0, 4 * GB), (10.0, GB))
+    script = Script((0, load("a")), (20, lambda w: believed.append(free(w))))
+    upstreams = (replace(on_card(foreign=foreign)[0], remembers_free=False),)
+    World(a_workload([A], [ask(0, "a", 30.0)], upstreams=upstreams), script).run()
+    assert believed == [14 * GB]
+
+
 def free(world: World) -> int | None:
     return believed_free_bytes(world.cards[BIN])
 

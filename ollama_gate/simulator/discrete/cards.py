@@ -132,10 +132,13 @@ class Card:
         reads: the last readings, the latest last, as far as they were alike.
     """
 
-    def __init__(self, bin_id: BinId, spec: CardSpec, upstream: str, physics: Physics) -> None:
+    def __init__(
+        self, bin_id: BinId, spec: CardSpec, upstream: UpstreamSpec, physics: Physics
+    ) -> None:
         self.id = bin_id
         self.spec = spec
-        self.upstream = upstream
+        self.upstream = upstream.name
+        self.remembers_free = upstream.remembers_free
         self.runners: list[Runner] = []
         self.foreign_bytes = 0
         self.foreign_read_bytes = 0

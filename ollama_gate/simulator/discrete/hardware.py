@@ -39,7 +39,7 @@ class Hardware:
         self.models = {model.name: model for model in workload.models}
         self.upstreams = {upstream.name: upstream for upstream in workload.upstreams}
         self.cards = {
-            bin_id: Card(bin_id, spec, upstream.name, workload.physics)
+            bin_id: Card(bin_id, spec, upstream, workload.physics)
             for bin_id, upstream, spec in workload.bins()
         }
         self.disks = {upstream.name: Disk(upstream) for upstream in workload.upstreams}

@@ -56,16 +56,21 @@ def exceeds_share(card: Card, model: ModelSpec, staying: Sequence[Runner] | None
 def believed_free_bytes(card: Card, staying: Sequence[Runner] | None = None) -> int | None:
     """What Ollama believes a card to have free; `None` while nothing is loaded there.
 
-    It does not look again while something is: it asks the runner, which says what was free when
-    it began less what it took, and its own sums can only lower the figure.
+    Where it remembers it does not look again while something is: it asks the runner, which says
+    what was free when it began less what it took. Its own sums can only lower the figure.
     """
     if staying is None:
         staying = [runner for runner in card.runners if runner.phase is Phase.READY]
     if not staying:
         return None
-    remembered = staying[0].free_at_load_bytes - staying[0].model.reported_bytes
+    if card.remembers_free:
+        told = staying[0].free_at_load_bytes - staying[0].model.reported_bytes
+    else:
+        gone = [runner for runner in card.runners if runner.phase is Phase.READY]
+        freed = sum(runner.held_bytes for runner in gone if runner not in staying)
+        told = card.spec.total_bytes - max(0, card.used_bytes - freed)
     own = card.spec.total_bytes - sum(runner.model.reported_bytes for runner in staying)
-    return max(0, min(remembered, own))
+    return max(0, min(told, own))
 
 
 def _whole_bytes(runner: Runner) -> int:

@@ -145,6 +145,8 @@ class UpstreamSpec:
         warm_bytes_per_s: how fast what is in the page cache is read.
         page_cache_bytes: how much of the files stays in memory; 0 for none, ever.
         max_loaded: `OLLAMA_MAX_LOADED_MODELS`, 0 for Ollama's default.
+        remembers_free: while a model is on a card Ollama takes for free what was so when that
+            was loaded, less what it took (v0.32.15 `GetDeviceInfos`); if not, it looks anew.
     """
 
     name: str = "local"
@@ -153,6 +155,7 @@ class UpstreamSpec:
     warm_bytes_per_s: float = 10e9
     page_cache_bytes: int = 0
     max_loaded: int = 0
+    remembers_free: bool = True
 
     @property
     def loaded_limit(self) -> int:
