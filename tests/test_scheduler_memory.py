@@ -245,6 +245,12 @@ def test_ollama_takes_the_least_favourable_of_what_its_runners_remember() -> Non
     assert lacking(1, books, *staying, predicted=8.5) == "0.5GiB(80%)"
 
 
+def test_an_ollama_that_remembers_nothing_believes_what_is_free() -> None:
+    books = read(12, a_runner("a", 10), bin_=BUDGET)
+    books.remembers_free = False
+    assert books.ollama_free_bytes([a_runner("a", 10, free_at_load=11)]) == 12 * GIB
+
+
 def test_ollama_never_believes_in_less_than_nothing() -> None:
     assert Books(BUDGET).ollama_free_bytes([a_runner(size=4, free_at_load=1)]) == 0
     on_cpu = a_runner(size=0, launch=Launch(num_gpu=0))

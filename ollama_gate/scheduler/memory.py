@@ -183,6 +183,7 @@ class Books:
     """One bin's memory: what there is, and what others use of it.
 
     Attributes:
+        remembers_free: as its upstream does.
         used_bytes: what everybody uses; `None` while no readings arrive.
         foreign_bytes: what others use, the larger of what the last two readings showed.
         shown_bytes: what the last reading showed of it.
@@ -193,6 +194,7 @@ class Books:
     """
 
     bin: Bin
+    remembers_free: bool = True
     total_bytes: int | None = None
     used_bytes: int | None = None
     foreign_bytes: int = 0
@@ -291,10 +293,10 @@ class Books:
     def ollama_free_bytes(self, staying: Collection[Runner]) -> int | None:
         """What Ollama will believe to be free while `staying` are loaded.
 
-        It does not look again while one of them is on the card: it takes, of one, what the card
-        had free when that one was loaded, and lets its own books lower the figure (v0.32.15
-        `updateFreeSpace` and `GetDeviceInfos`). Which one it takes is left to chance, so the least
-        favourable counts.
+        Where it remembers it does not look again while one of them is on the card: it takes, of
+        one, what the card had free when that one was loaded, and lets its own books lower the
+        figure (v0.32.15 `updateFreeSpace` and `GetDeviceInfos`). Which one it takes is left to
+        chance, so the least favourable counts.
         """
         total = self.total_bytes if self.total_bytes is not None else self.bin.capacity_bytes
         if total is None:
@@ -302,7 +304,7 @@ class Books:
         # What it does not list any more it knows nothing of, even while the memory is still gone.
         listed = [runner for runner in staying if runner.state is not RunnerState.LEAVING]
         on_card = [runner for runner in listed if not runner.launch.on_cpu]
-        if not on_card:
+        if not on_card or not self.remembers_free:
             return max(0, total - self.foreign_bytes - committed(staying))
         own = total - sum(runner.reported_bytes for runner in listed)
         remembered = (

@@ -104,8 +104,11 @@ class State:
         self.turn_ends = math.inf
         self.runners: dict[tuple[BinId, ModelKey], Runner] = {}
         self.running: dict[RequestId, tuple[Request, BinId]] = {}
-        self.books = {bin_.id: Books(bin_) for bin_ in sorted(bins, key=lambda b: b.id)}
         self.upstreams = {upstream.name: upstream for upstream in upstreams}
+        self.books = {
+            bin_.id: Books(bin_, self.upstreams[bin_.upstream].remembers_free)
+            for bin_ in sorted(bins, key=lambda b: b.id)
+        }
         # Until it has been heard of, an upstream is as good as away.
         self.away_since = dict.fromkeys(self.upstreams, now)
         self.unsure_since: dict[str, float] = {}

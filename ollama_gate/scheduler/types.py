@@ -183,11 +183,14 @@ class Upstream:
     Attributes:
         max_loaded: how many runners it keeps before it evicts by itself.
         outage_wait_s: how long a request waits for it while it does not answer.
+        remembers_free: while a runner is on a card it takes for free what was so when that was
+            loaded, less what it took (v0.32.15); if not, it looks at the card anew.
     """
 
     name: str
     max_loaded: int = 3
     outage_wait_s: float = 60.0
+    remembers_free: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
