@@ -58,7 +58,11 @@ class Brain(Contender):
         super().begin(world)
         self.machine = Machine(
             upstreams=[
-                Upstream(name=upstream.name, max_loaded=upstream.loaded_limit)
+                Upstream(
+                    name=upstream.name,
+                    max_loaded=upstream.loaded_limit,
+                    remembers_free=upstream.remembers_free,
+                )
                 for upstream in world.upstreams.values()
             ],
             bins=[
