@@ -5,23 +5,27 @@ from dataclasses import replace
 
 import pytest
 
-from ollama_gate.scheduler.types import Policy, Priority
+from ollama_gate.scheduler.commands import Forward, Prewarm
+from ollama_gate.scheduler.types import ModelKey, Policy, Priority, RequestId
 from ollama_gate.simulator.discrete import (
     GB,
+    Agent,
     Brain,
     Contender,
     MostDemanded,
     Ollama,
     Outcome,
     Result,
+    Step,
     Table,
     UpstreamSpec,
     Workload,
     World,
 )
+from ollama_gate.simulator.discrete.cards import Ticket
 from ollama_gate.simulator.discrete.exhaustive import may_join
 from ollama_gate.simulator.discrete.ollama import QUEUE_FULL, deal_out
-from tests.discrete_play import a_model, a_workload, ask, drawn, on_card
+from tests.discrete_play import BIN, a_model, a_workload, ask, drawn, on_card
 
 A, B, C = (a_model(name, 14.0, parallel=1) for name in "abc")
 """No two fit together; each is loaded in 5 2/3 seconds and unloaded in one."""
@@ -118,6 +122,18 @@ def test_the_brain_learns_from_running_out_of_memory_and_serves_in_the_end() -> 
     assert result.counts.faults == 0
 
 
+def test_the_brain_is_told_what_stayed_when_memory_ran_out() -> None:
+    liar = replace(a_model("b", 15.0), estimate_bytes=9 * GB, predicted_bytes=9 * GB)
+    idle, busy = a_model("a", 3.0), a_model("c", 8.5)
+    asked = [ask(0, "c", 60.0), ask(0, "a", 1.0), ask(12, "b", 1.0)]
+    result = run(a_workload([idle, busy, liar], asked), Brain())
+    assert result.counts.oom_loads >= 1
+    # Ollama lets go of the idle by itself; the busy one goes when it has ended.
+    assert result.counts.upstream_evictions >= 1
+    assert result.outcomes()[Outcome.SERVED] == 3
+    assert result.counts.faults == 0
+
+
 def test_a_model_that_never_fits_fails_and_holds_up_nobody() -> None:
     workload = a_workload([A, a_model("b", 30.0)], [ask(0, "b"), ask(0, "a")])
     result = run(workload, Brain())
@@ -137,6 +153,37 @@ def test_the_brain_is_told_of_clients_that_leave() -> None:
         Outcome.GAVE_UP,
         Outcome.CUT,
     ]
+
+
+def test_a_deadline_drops_whoever_still_waits_then() -> None:
+    arrivals = [ask(0, "a", 30.0), ask(1, "a", 1.0, deadline_s=20.0), ask(1, "a", 1.0)]
+    result = run(a_workload([A], arrivals), Brain())
+    assert [record.why for record in result.records] == ["", "deadline", ""]
+    assert result.records[1].ended_at <= 21.0
+
+
+def test_what_the_brain_wants_read_ahead_is_read_ahead() -> None:
+    class Foresighted(Brain):
+        def begin(self, world: World) -> None:
+            super().begin(world)
+            wish = Prewarm(bin=BIN, model=ModelKey("a"), name="a")
+            world.at(0.0, lambda: self._do(wish))
+
+    upstreams = (UpstreamSpec(page_cache_bytes=20 * GB, warm_bytes_per_s=14e9),)
+    workload = a_workload([A], [ask(10, "a")], upstreams=upstreams)
+    result = run(workload, Foresighted())
+    assert result.counts.prewarms == 1
+    assert starts(result) == [12.0]
+
+
+def test_a_brain_that_sends_where_nothing_is_is_found_out() -> None:
+    class Confused(Brain):
+        def arrived(self, ticket: Ticket) -> None:
+            super().arrived(ticket)
+            self._do(Forward(id=RequestId("0"), bin=BIN, queued_s=0.0))
+
+    result = run(a_workload([A], [ask(0, "a")]), Confused())
+    assert result.counts.misdirected == 1
 
 
 def test_a_full_queue_refuses() -> None:
@@ -230,6 +277,47 @@ def test_a_keep_alive_in_every_request_brings_a_victim_back_to_life_for_ever() -
     result = run(workload, Ollama(sends_keep_alive=True))
     assert result.counts.lost == 1
     assert result.records[1].outcome is Outcome.UNSERVED
+
+
+def test_who_gives_up_is_skipped_wherever_it_waits() -> None:
+    asked = [
+        ask(0, "a", 20.0),
+        # In the process for a slot, for a victim, and in the queue behind that.
+        ask(6, "a", 1.0, patience_s=2.0),
+        ask(7, "b", 1.0, patience_s=2.0),
+        ask(7, "c", 1.0, patience_s=2.0),
+        ask(8, "b", 1.0),
+    ]
+    result = run(a_workload([A, B, C], asked), Ollama())
+    gone = [record.outcome is Outcome.GAVE_UP for record in result.records]
+    assert gone == [False, True, True, True, False]
+    assert loads(result) == "ab"
+
+
+def test_an_agent_asks_one_ollama_as_well() -> None:
+    agent = Agent(client="x", steps=(Step(model="a", work_s=2.0, think_s=1.0),) * 3)
+    assert len(run(a_workload([A], agents=(agent,)), Ollama()).records) == 3
+
+
+def test_a_victim_that_is_used_before_it_goes_goes_when_it_is_idle() -> None:
+    liar = replace(a_model("c", 16.0), predicted_bytes=5 * GB)
+    models = [a_model("a", 5.0), a_model("b", 5.0), liar]
+    asked = [ask(0, "a", 1.0), ask(10, "b", 1.0), ask(20, "c", 1.0), ask(26.5, "b", 5.0)]
+    result = run(a_workload(models, asked), Ollama())
+    assert loads(result) == "abcc"
+    assert starts(result)[3] == 26.5
+    assert (result.records[2].started_at or 0.0) > result.records[3].ended_at
+
+
+def test_a_model_that_is_let_go_twice_goes_once() -> None:
+    # b's time is over while a's memory is awaited, and c runs out of memory meanwhile.
+    liar = replace(a_model("c", 22.5), predicted_bytes=5 * GB)
+    models = [a_model("a", 1.0), a_model("b", 1.0), liar]
+    asked = [ask(0, "a", 1.0), ask(0, "b", 0.1), ask(14.6, "c", 1.0)]
+    result = run(a_workload(models, asked, keep_alive_s=20.0), Ollama())
+    assert loads(result) == "abcc"
+    assert result.counts.unloads == 2
+    assert result.outcomes()[Outcome.SERVED] == 3
 
 
 def test_its_queue_is_full_at_some_point() -> None:

@@ -291,9 +291,7 @@ class Server:
                 self._finished(note)
 
     def _finished(self, ticket: Ticket) -> None:
-        ref = self._loaded.get(ticket.model.name)
-        if ref is None:
-            return
+        ref = self._loaded[ticket.model.name]
         ref.refs -= 1
         if ref.refs > 0:
             return
