@@ -57,9 +57,13 @@ def _gate(profile: str) -> Callable[[Parameters], Contender]:
     return decides
 
 
-def one_slot_each(workload: Workload) -> Workload:
-    """The same where every model serves one request at a time, with the smaller cache of that."""
-    return replace(workload, models=tuple(map(_with_one_slot, workload.models)))
+def as_it_comes(workload: Workload) -> Workload:
+    """The same with Ollama's own defaults: one slot for each model, three models for each card."""
+    return replace(
+        workload,
+        models=tuple(map(_with_one_slot, workload.models)),
+        upstreams=tuple(replace(upstream, max_loaded=0) for upstream in workload.upstreams),
+    )
 
 
 def _with_one_slot(model: ModelSpec) -> ModelSpec:
@@ -94,9 +98,9 @@ _ALL: Final = (
     ),
     Scheduling(
         name="ollama-p1",
-        about="Ollama by itself, one slot a model as it comes",
+        about="Ollama by itself with its own defaults, one slot a model",
         decides=_nobodys(Ollama),
-        of=one_slot_each,
+        of=as_it_comes,
     ),
     Scheduling(
         name="table", about="first-come, ideal table of what coexists", decides=_nobodys(Table)

@@ -6,19 +6,26 @@ popularity by Zipf's law, answers whose length is lognormal with a coefficient o
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from ollama_gate.scheduler.types import Priority
 from ollama_gate.simulator.discrete.workload import (
     GB,
     OVERHEAD_BYTES,
+    Agent,
     Arrival,
+    CardSpec,
     ModelSpec,
     Physics,
+    UpstreamSpec,
+    Workload,
 )
 
 SLOTS: Final = 4
+MANY: Final = 16
+"""`OLLAMA_MAX_LOADED_MODELS` as one sets it who wants memory to be the only limit."""
+
 VARIATION: Final = 0.8
 """Of the length of answers: standard deviation over mean."""
 
@@ -37,7 +44,7 @@ class Draw:
     """
 
     def __init__(self, family: str, seed: int) -> None:
-        self.family = family
+        self._family, self._seed = family, seed
         self._random = random.Random(f"{family}/{seed}")
 
     def between(self, least: float, most: float) -> float:
@@ -110,6 +117,29 @@ class Draw:
             unload_s=self.between(0.4, 1.2),
             parallel=parallel,
         )
+
+    def workload(
+        self,
+        models: Sequence[ModelSpec],
+        arrivals: Iterable[Arrival] = (),
+        *,
+        agents: Iterable[Agent] = (),
+        upstreams: tuple[UpstreamSpec, ...] | None = None,
+    ) -> Workload:
+        """What was drawn; on one card of one upstream unless others are given."""
+        return Workload(
+            name=self._family,
+            models=tuple(models),
+            arrivals=tuple(arrivals),
+            agents=tuple(agents),
+            upstreams=upstreams or (an_upstream(),),
+            seed=self._seed,
+        )
+
+
+def an_upstream(name: str = "local", *, foreign: Sequence[tuple[float, int]] = ()) -> UpstreamSpec:
+    """One card of 24 GB, and an Ollama that is told to keep as many models as fit."""
+    return UpstreamSpec(name=name, cards=(CardSpec(foreign=tuple(foreign)),), max_loaded=MANY)
 
 
 class Traffic:

@@ -2,8 +2,8 @@
 
 from itertools import islice
 
-from ollama_gate.simulator.discrete.workload import GB, CardSpec, UpstreamSpec, Workload
-from ollama_gate.simulator.workloads.drawing import Draw, Traffic, spread, zipf
+from ollama_gate.simulator.discrete.workload import GB, Workload
+from ollama_gate.simulator.workloads.drawing import Draw, Traffic, an_upstream, spread, zipf
 
 ALTERNATING_LOAD = 0.55
 CLIENTS = tuple(f"client-{number}" for number in range(5))
@@ -18,7 +18,7 @@ def alternating(seed: int) -> Workload:
     arrivals = tuple(
         traffic.request(at_s, model=models[number % 2].name) for number, at_s in enumerate(instants)
     )
-    return Workload(name="alt2", models=models, arrivals=arrivals, seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def alternating_bursts(seed: int) -> Workload:
@@ -33,7 +33,7 @@ def alternating_bursts(seed: int) -> Workload:
         for at_s in bursts
         for number in range(draw.count(size - 10, size + 10))
     )
-    return Workload(name="alt2burst", models=models, arrivals=arrivals, seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def _zipf(name: str, seed: int, load: float, requests: int) -> Workload:
@@ -47,7 +47,7 @@ def _zipf(name: str, seed: int, load: float, requests: int) -> Workload:
         traffic.request(at_s, priority=draw.priority(), client=draw.one_of(CLIENTS))
         for at_s in islice(draw.instants(traffic.rate(load)), requests)
     )
-    return Workload(name=name, models=models, arrivals=arrivals, seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def zipf_heavy(seed: int) -> Workload:
@@ -76,7 +76,7 @@ def overload(seed: int) -> Workload:
         traffic.request(at_s, priority=draw.priority(), client=draw.one_of(CLIENTS))
         for at_s in islice(draw.instants(traffic.rate(1.4)), 400)
     )
-    return Workload(name="overload", models=models, arrivals=arrivals, seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def round_robin(seed: int) -> Workload:
@@ -88,7 +88,7 @@ def round_robin(seed: int) -> Workload:
         traffic.request(at_s, model=models[number % 6].name)
         for number, at_s in enumerate(islice(draw.instants(traffic.rate(0.5)), 240))
     )
-    return Workload(name="adv_rr", models=models, arrivals=arrivals, seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def hot(seed: int) -> Workload:
@@ -102,7 +102,7 @@ def hot(seed: int) -> Workload:
     ]
     rare = draw.instants_within(1 / 60, 0.0, crowd[-1].at_s)
     arrivals = (*crowd, *(traffic.request(at_s, model="rare") for at_s in rare))
-    return Workload(name="adv_hot", models=models, arrivals=arrivals, seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def drifting(seed: int) -> Workload:
@@ -120,7 +120,7 @@ def drifting(seed: int) -> Workload:
             warm = draw.shuffled(names)[:3]
         model = draw.one_of(warm if draw.chance(0.9) else names)
         arrivals.append(traffic.request(at_s, model=model, priority=draw.priority()))
-    return Workload(name="drift", models=models, arrivals=tuple(arrivals), seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def small(seed: int) -> Workload:
@@ -134,8 +134,7 @@ def small(seed: int) -> Workload:
         traffic.request(at_s, priority=draw.priority(), client=draw.one_of(CLIENTS))
         for at_s in islice(draw.instants(traffic.rate(0.5)), 360)
     )
-    upstreams = (UpstreamSpec(max_loaded=8),)
-    return Workload(name="small8", models=models, arrivals=arrivals, upstreams=upstreams, seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def hogged(seed: int) -> Workload:
@@ -155,8 +154,8 @@ def hogged(seed: int) -> Workload:
         (lasts_s * (share + draw.between(0.0, 0.1)), taken)
         for share, taken in ((0.1, 9 * GB), (0.35, 0), (0.55, 9 * GB), (0.8, 0))
     )
-    upstreams = (UpstreamSpec(cards=(CardSpec(foreign=foreign),)),)
-    return Workload(name="exthog", models=models, arrivals=arrivals, upstreams=upstreams, seed=seed)
+    upstreams = (an_upstream(foreign=foreign),)
+    return draw.workload(models, arrivals, upstreams=upstreams)
 
 
 def misjudged(seed: int) -> Workload:
@@ -171,7 +170,7 @@ def misjudged(seed: int) -> Workload:
         traffic.request(at_s, priority=draw.priority())
         for at_s in islice(draw.instants(traffic.rate(0.4)), 300)
     )
-    return Workload(name="misest", models=models, arrivals=arrivals, seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def long_contexts(seed: int) -> Workload:
@@ -188,4 +187,4 @@ def long_contexts(seed: int) -> Workload:
         model = traffic.pick()
         priority = draw.priority(shares.get(model, (0.3, 0.5, 0.2)))
         arrivals.append(traffic.request(at_s, model=model, priority=priority))
-    return Workload(name="longctx", models=models, arrivals=tuple(arrivals), seed=seed)
+    return draw.workload(models, arrivals)

@@ -9,10 +9,9 @@ from ollama_gate.simulator.discrete.workload import (
     Agent,
     Arrival,
     Step,
-    UpstreamSpec,
     Workload,
 )
-from ollama_gate.simulator.workloads.drawing import Draw, Traffic, spread, zipf
+from ollama_gate.simulator.workloads.drawing import Draw, Traffic, an_upstream, spread, zipf
 
 HIGH, NORMAL, LOW = Priority
 
@@ -43,7 +42,7 @@ def bursts_and_chat(seed: int) -> Workload:
         traffic.request(at_s, model="chat", priority=HIGH, client="chat")
         for at_s in draw.instants_within(0.12, 0.0, lasts_s)
     )
-    return Workload(name="burst_inter", models=models, arrivals=tuple(arrivals), seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def _batch(name: str, seed: int, batch_gb: float, chat_gb: float) -> Workload:
@@ -58,7 +57,7 @@ def _batch(name: str, seed: int, batch_gb: float, chat_gb: float) -> Workload:
         traffic.request(at_s, model="chat", priority=HIGH, client="chat")
         for at_s in islice(draw.instants(1 / 25), 20)
     ]
-    return Workload(name=name, models=models, arrivals=(*batch, *chat), seed=seed)
+    return draw.workload(models, (*batch, *chat))
 
 
 def batch_and_chat(seed: int) -> Workload:
@@ -85,7 +84,7 @@ def greedy_client(seed: int) -> Workload:
         for number in range(4)
         for at_s in draw.instants_within(1 / 25, 5.0, lasts_s)
     ]
-    return Workload(name="clients", models=models, arrivals=(*greedy, *modest), seed=seed)
+    return draw.workload(models, (*greedy, *modest))
 
 
 def _flood(name: str, seed: int, flooded: int, others: int) -> Workload:
@@ -106,7 +105,7 @@ def _flood(name: str, seed: int, flooded: int, others: int) -> Workload:
         )
         for at_s in draw.instants_within(1 / 100, 5.0, FLOOD_S * 0.85)
     ]
-    return Workload(name=name, models=models, arrivals=(*crowd, *quiet), seed=seed)
+    return draw.workload(models, (*crowd, *quiet))
 
 
 def flood_of_one(seed: int) -> Workload:
@@ -138,7 +137,7 @@ def impatient(seed: int) -> Workload:
                 at_s, priority=draw.priority(), patience_s=patience_s, deadline_s=deadline_s
             )
         )
-    return Workload(name="impatient", models=models, arrivals=tuple(arrivals), seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def tides(seed: int) -> Workload:
@@ -155,7 +154,7 @@ def tides(seed: int) -> Workload:
             traffic.rate(0.85 if turn % 2 else 0.15), turn * 120.0, (turn + 1) * 120.0
         )
     ]
-    return Workload(name="tides", models=models, arrivals=tuple(arrivals), seed=seed)
+    return draw.workload(models, arrivals)
 
 
 def agents(seed: int) -> Workload:
@@ -185,7 +184,7 @@ def agents(seed: int) -> Workload:
                 priority=draw.priority(),
             )
         )
-    return Workload(name="agents", models=models, agents=tuple(working), seed=seed)
+    return draw.workload(models, agents=working)
 
 
 def two_cards(seed: int) -> Workload:
@@ -200,5 +199,5 @@ def two_cards(seed: int) -> Workload:
         traffic.request(at_s, priority=draw.priority(), client=f"client-{draw.count(0, 4)}")
         for at_s in islice(draw.instants(2 * traffic.rate(0.5)), 500)
     )
-    upstreams = (UpstreamSpec(name="left"), UpstreamSpec(name="right"))
-    return Workload(name="multi2", models=models, arrivals=arrivals, upstreams=upstreams, seed=seed)
+    upstreams = (an_upstream("left"), an_upstream("right"))
+    return draw.workload(models, arrivals, upstreams=upstreams)

@@ -16,13 +16,13 @@ def poisson(seed: int) -> Workload:
     """Forty requests, one at a time, for two models that exclude each other; one slot each."""
     draw, traffic = _pair("pair_poisson", seed)
     asked = (traffic.request(at_s) for at_s in draw.instants(traffic.rate(LOAD)))
-    return _workload(draw, traffic, seed, asked)
+    return _workload(draw, traffic, asked)
 
 
 def bursts(seed: int) -> Workload:
     """Forty requests in bursts of ten, now more for one model, now for the other; one slot each."""
     draw, traffic = _pair("pair_bursts", seed)
-    return _workload(draw, traffic, seed, _bursts(draw, traffic))
+    return _workload(draw, traffic, _bursts(draw, traffic))
 
 
 def _pair(name: str, seed: int) -> tuple[Draw, Traffic]:
@@ -40,8 +40,6 @@ def _bursts(draw: Draw, traffic: Traffic) -> Iterator[Arrival]:
             yield traffic.request(at_s + 0.01 * number, model=model)
 
 
-def _workload(draw: Draw, traffic: Traffic, seed: int, asked: Iterable[Arrival]) -> Workload:
+def _workload(draw: Draw, traffic: Traffic, asked: Iterable[Arrival]) -> Workload:
     arrivals = sorted(islice(asked, REQUESTS), key=lambda each: each.at_s)
-    return Workload(
-        name=draw.family, models=tuple(traffic.models), arrivals=tuple(arrivals), seed=seed
-    )
+    return draw.workload(traffic.models, arrivals)
