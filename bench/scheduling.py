@@ -21,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.comparing import tables
 from bench.comparing.jobs import WORKLOADS, Column, Outcomes, jobs, perform
 from bench.comparing.targets import targets
-from ollama_gate.replay.contenders import PROFILES, SCHEDULINGS
+from ollama_gate.config import PROFILES, read_parameter
+from ollama_gate.errors import ConfigError
+from ollama_gate.replay.contenders import SCHEDULINGS
 
 TUNING_SEEDS: Final = range(6)
 SEEDS: Final = range(20, 32)
@@ -40,10 +42,11 @@ def numbers(text: str) -> list[int]:
 
 
 def parameter(text: str) -> tuple[str, Any]:
-    """`kappa=8`, `tau_s=5,120,300`: an attribute of `scheduler.types.Policy` and numbers."""
-    name, _, value = text.partition("=")
-    parts = [float(part) if "." in part else int(part) for part in value.split(",")]
-    return name, parts[0] if len(parts) == 1 else tuple(parts)
+    """As the keys below `scheduler` in gate.yaml: `kappa=8`, `tau=5s,120s,300s`."""
+    try:
+        return read_parameter(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def arguments() -> argparse.Namespace:

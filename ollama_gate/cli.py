@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ollama_gate import __version__, config, log
+from ollama_gate.cli_replay import replay
 from ollama_gate.config.structs import KvCacheType
 from ollama_gate.errors import (
     ConfigError,
@@ -99,6 +100,9 @@ def demo(*, keep: bool) -> None:
     """Show the main job on a simulated Ollama: 60 requests straight, then through the gate."""
     log.configure("error", "text")
     _run(_demonstrate(keep=keep))
+
+
+main.add_command(replay)
 
 
 def _read_size(context: click.Context, param: click.Parameter, value: str | None) -> int | None:

@@ -6,6 +6,7 @@ up, no name is resolved.
 
 from ollama_gate.config.addresses import Listen, names_gate, parse_upstream
 from ollama_gate.config.loading import describe, load
+from ollama_gate.config.parameters import read_parameter
 from ollama_gate.config.scheduling import PROFILES, Profile, SchedulerConfig, parameters
 from ollama_gate.config.structs import (
     Card,
@@ -39,4 +40,5 @@ __all__ = [
     "parse_duration",
     "parse_size",
     "parse_upstream",
+    "read_parameter",
 ]

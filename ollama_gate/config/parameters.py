@@ -7,9 +7,13 @@ several figures they are keys below it. What they mean is said in `scheduler.typ
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import yaml
+
 from ollama_gate.config import kinds
 from ollama_gate.config.key import Key, make
+from ollama_gate.config.nodes import compose
 from ollama_gate.config.scheduling import PROFILES, Profile, SchedulerConfig
+from ollama_gate.errors import ConfigError
 
 _SPELLED: Final[Mapping[str, tuple[str, kinds.Kind[Any]]]] = {
     "weights": ("w", kinds.WEIGHTS),
@@ -47,6 +51,31 @@ PARAMETERS: Final[Mapping[str, Key[Any]]] = {
 def of_profile(profile: Profile) -> dict[str, Any]:
     """What the profile says instead of the defaults: by the key's path."""
     return {PARAMETERS[name].path: value for name, value in PROFILES[profile].items()}
+
+
+def read_parameter(text: str) -> tuple[str, Any]:
+    """One as a command line names it: `kappa=8`, `tau=5s,120s,300s`, `ewma.load=0.5`.
+
+    Returns:
+        The attribute of `Policy`, and its value.
+
+    Raises:
+        ConfigError: there is none of that name, or the value is none for it.
+    """
+    path, _, value = text.partition("=")
+    found = [name for name, (spelled, _) in _SPELLED.items() if spelled == path]
+    if not found:
+        names = ", ".join(spelled for spelled, _ in _SPELLED.values())
+        raise ConfigError(f"{text}: expected NAME=VALUE with one of {names}, found {path!r}")
+    kind = PARAMETERS[found[0]].kind
+    try:
+        node = compose(f"[{value}]" if kind.structured else value or '""')
+        assert node is not None, "there is some text"
+        return found[0], kind.read(node)
+    except kinds.WrongError as error:
+        raise ConfigError(f"{path}: {error.problems[0][1]}") from None
+    except (yaml.YAMLError, RecursionError):
+        raise ConfigError(f"{path}: expected a value of it, found {value!r}") from None
 
 
 def contradictions(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
+from ollama_gate.config import PROFILES, Profile
 from ollama_gate.scheduler.types import Policy
 from ollama_gate.simulator.discrete.brain import Brain
 from ollama_gate.simulator.discrete.contender import Contender
@@ -19,12 +20,6 @@ Parameters = Mapping[str, Any]
 
 UNLIMITED: Final = 10**9
 """The world's queue: nobody else has a limit, and what is compared is the order."""
-
-PROFILES: Final[Mapping[str, Parameters]] = {
-    "balanced": {},
-    "interactive": {"tau_s": (5.0, 120.0, 300.0), "kappa_hi": 1.0},
-    "throughput": {"tau_s": (90.0, 360.0, 900.0), "kappa": 8.0, "kappa_hi": 8.0},
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +44,7 @@ class Scheduling:
         return World(self.of(workload), self.decides(parameters or {})).run()
 
 
-def _gate(profile: str) -> Callable[[Parameters], Contender]:
+def _gate(profile: Profile) -> Callable[[Parameters], Contender]:
     def decides(parameters: Parameters) -> Contender:
         given = {"queue_max_size": UNLIMITED, **PROFILES[profile], **parameters}
         return Brain(Policy(**given))
