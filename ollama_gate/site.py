@@ -28,6 +28,7 @@ from ollama_gate.registry import Registry
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler.types import Bin, BinId, Offload, Policy, Upstream
 from ollama_gate.store import Keeper
+from ollama_gate.trace import Recorder
 
 RUNNERS_A_CARD: Final = 3
 """How many runners Ollama keeps for each card, or on the CPU, unless it is told otherwise."""
@@ -81,6 +82,7 @@ class Site:
         self._temporary = temporary
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._keeper: Keeper | None = None
+        self._recorder = Recorder(config.trace) if config.trace is not None else None
         self._name = uuid.uuid4().hex
         self._posts: tuple[_Post, ...] = ()
         self._meters: dict[BinId, gpu.Meters] = {}
@@ -115,7 +117,7 @@ class Site:
         )
         for post in self._posts:
             await post.member.ollama.open()
-        self.gate = gate = self._gate()
+        self.gate = gate = await self._gate()
         self.fleet = fleet = Fleet([post.member for post in self._posts], gate)
         for post in self._posts:
             self._meters[post.bin.id] = meters = self._meters_of(post)
@@ -167,15 +169,16 @@ class Site:
         member = Member(config=upstream, ollama=ollama, registry=registry)
         return _Post(member=member, found=found, bin=bin_, experience=experience)
 
-    def _gate(self) -> Gate:
+    async def _gate(self) -> Gate:
         keep_alive_s = self.config.keep_alive_s
+        upstreams = [_upstream(post.member.config, post.found) for post in self._posts]
+        bins = [post.bin for post in self._posts]
+        policy = _policy(self.config)
+        if self._recorder is not None:
+            await self._recorder.open(upstreams=upstreams, bins=bins, policy=policy)
+        now = asyncio.get_running_loop().time()
         return Gate(
-            Machine(
-                upstreams=[_upstream(post.member.config, post.found) for post in self._posts],
-                bins=[post.bin for post in self._posts],
-                policy=_policy(self.config),
-                now=asyncio.get_running_loop().time(),
-            ),
+            Machine(upstreams=upstreams, bins=bins, policy=policy, now=now),
             {
                 post.member.name: Engine(
                     post.member.ollama, post.member.registry, keep_alive_s=keep_alive_s
@@ -183,6 +186,7 @@ class Site:
                 for post in self._posts
             },
             witnesses={post.member.name: post.experience for post in self._posts},
+            recorder=self._recorder,
         )
 
     def _meters_of(self, post: _Post) -> gpu.Meters:
@@ -250,9 +254,11 @@ class Site:
         return keeper
 
     async def _part(self) -> None:
-        """Hang up, and let go of what was learned."""
+        """Hang up, end the trace, and let go of what was learned."""
         for post in self._posts:
             await post.member.ollama.close()
+        if self._recorder is not None:
+            await self._recorder.close()
         if self._keeper is not None:
             await self._keeper.close()
         if self._scratch is not None:

@@ -95,7 +95,7 @@ async def test_a_served_request_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 async def test_what_there_is_and_how_it_is_scheduled_begins_a_life(tmp_path: Path) -> None:
     recorder = await a_recorder(tmp_path / "t.jsonl")
-    recorder.unserved(a_request(), "left", now=11.0)
+    recorder.unserved(a_request(), "left", now=11.0, reason=None)
     await recorder.close()
 
     began = the_life(tmp_path / "t.jsonl").began
@@ -146,8 +146,10 @@ async def test_requests_that_are_alike_share_one_kind(tmp_path: Path) -> None:
     recorder = await a_recorder(tmp_path / "t.jsonl")
 
     for number in range(3):
-        recorder.unserved(a_request(f"r{number}", service_s=float(number)), "left", now=11.0)
-    recorder.unserved(a_request("wide", num_ctx=65536), "left", now=11.0)
+        recorder.unserved(
+            a_request(f"r{number}", service_s=float(number)), "left", now=11.0, reason=None
+        )
+    recorder.unserved(a_request("wide", num_ctx=65536), "left", now=11.0, reason=None)
     await recorder.close()
 
     assert len(the_life(tmp_path / "t.jsonl").kinds) == 2
@@ -155,20 +157,24 @@ async def test_requests_that_are_alike_share_one_kind(tmp_path: Path) -> None:
 
 async def test_loads_and_unloads_are_written_with_their_lengths(tmp_path: Path) -> None:
     recorder = await a_recorder(tmp_path / "t.jsonl")
-    recorder.unserved(a_request(), "left", now=11.0)
-    recorder.loaded(BIN, ModelKey("sha256:a"), began=10.0, now=13.5, ok=True)
-    recorder.unloaded(BIN, ModelKey("sha256:a"), began=20.0, now=20.75)
+    recorder.unserved(a_request(), "left", now=11.0, reason=None)
+    recorder.load_over(BIN, ModelKey("sha256:a"), 3.5, now=13.5, ok=True)
+    recorder.load_over(BIN, ModelKey("sha256:a"), 1.0, now=15.5, ok=False)
+    recorder.unloaded(BIN, ModelKey("sha256:a"), 0.75, now=20.75)
     await recorder.close()
 
     life = the_life(tmp_path / "t.jsonl")
 
-    assert [(line.at, line.took_s, line.ok) for line in life.loads] == [(WALL + 10.0, 3.5, True)]
+    assert [(line.at, line.took_s, line.ok) for line in life.loads] == [
+        (WALL + 10.0, 3.5, True),
+        (WALL + 14.5, 1.0, False),
+    ]
     assert [(line.at, line.took_s) for line in life.unloads] == [(WALL + 20.0, 0.75)]
 
 
 async def test_a_reading_that_says_nothing_new_is_not_written(tmp_path: Path) -> None:
     recorder = await a_recorder(tmp_path / "t.jsonl")
-    recorder.unserved(a_request(), "left", now=11.0)
+    recorder.unserved(a_request(), "left", now=11.0, reason=None)
 
     for foreign in (0, 100 * 2**20, 2 * GIB, 2 * GIB + 1, 0):
         recorder.measured(BIN, 24 * GIB, foreign, now=12.0)
@@ -183,7 +189,9 @@ async def test_no_client_is_named_and_the_same_one_is_known_again(tmp_path: Path
     for life in range(2):
         recorder = await a_recorder(path)
         for name in ("anne", "ben", ""):
-            recorder.unserved(a_request(f"{life}-{name[:1]}", client=name), "left", now=11.0)
+            recorder.unserved(
+                a_request(f"{life}-{name[:1]}", client=name), "left", now=11.0, reason=None
+            )
         await recorder.close()
 
     assert "anne" not in path.read_text()
@@ -206,7 +214,7 @@ async def test_two_traces_do_not_call_a_client_the_same(tmp_path: Path) -> None:
     names = []
     for trace in ("one", "other"):
         recorder = await a_recorder(tmp_path / trace)
-        recorder.unserved(a_request(client="anne"), "left", now=11.0)
+        recorder.unserved(a_request(client="anne"), "left", now=11.0, reason=None)
         await recorder.close()
         names.append(the_life(tmp_path / trace).requests["r"].client)
 
@@ -218,10 +226,10 @@ async def test_lines_are_on_the_disk_a_moment_later(tmp_path: Path) -> None:
     recorder = await a_recorder(path, batch_s=0.0)
     turns = Turns(recorder)
 
-    recorder.unserved(a_request(), "left", now=11.0)
+    recorder.unserved(a_request(), "left", now=11.0, reason=None)
     await turns.next()
     assert len(the_life(path).requests) == 1
-    recorder.unserved(a_request("later"), "left", now=12.0)
+    recorder.unserved(a_request("later"), "left", now=12.0, reason=None)
     await turns.next()
     assert len(the_life(path).requests) == 2
     await recorder.close()
@@ -241,10 +249,10 @@ async def test_a_full_disk_ends_the_recording_with_one_warning(
     turns = Turns(recorder)
     monkeypatch.setattr(recorder._file, "write", full)
 
-    recorder.unserved(a_request(), "left", now=11.0)
+    recorder.unserved(a_request(), "left", now=11.0, reason=None)
     await turns.next()
     assert not recorder.recording
-    recorder.unserved(a_request("later"), "left", now=12.0)
+    recorder.unserved(a_request("later"), "left", now=12.0, reason=None)
     await recorder.close()
 
     (warning,) = caplog.records
@@ -271,7 +279,7 @@ async def test_a_disk_that_is_too_slow_is_given_up(
     recorder = await a_recorder(tmp_path / "t.jsonl")
 
     for number in range(10):
-        recorder.unserved(a_request(f"r{number}"), "left", now=11.0)
+        recorder.unserved(a_request(f"r{number}"), "left", now=11.0, reason=None)
     await recorder.close()
 
     assert len(caplog.records) == 1
@@ -313,7 +321,7 @@ async def test_a_gate_that_starts_again_begins_a_new_line_after_a_torn_one(tmp_p
     path = a_trace(tmp_path, BEGAN, KIND, ASKED, ASKED[:40])
 
     recorder = await a_recorder(path)
-    recorder.unserved(a_request(), "left", now=11.0)
+    recorder.unserved(a_request(), "left", now=11.0, reason=None)
     await recorder.close()
 
     assert [len(life.requests) for life in read(path).lives] == [1, 1]

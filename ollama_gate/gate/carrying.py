@@ -9,7 +9,7 @@ from typing import assert_never
 
 from ollama_gate import log
 from ollama_gate.errors import UpstreamError
-from ollama_gate.gate.roles import Engine, Witness
+from ollama_gate.gate.roles import Engine, Recorder, Witness
 from ollama_gate.gate.tasks import failed
 from ollama_gate.gate.watching import Watch
 from ollama_gate.scheduler import events as ev
@@ -28,6 +28,7 @@ class Hands:
         engine: itself.
         watch: over it.
         witness: told how long things took, if anybody is.
+        recorder: told of loads and unloads that are over, if anybody is.
         tell: takes in an event.
     """
 
@@ -37,10 +38,12 @@ class Hands:
         watch: Watch,
         *,
         witness: Witness | None,
+        recorder: Recorder | None,
         tell: Callable[[ev.Event], None],
     ) -> None:
         self.watch = watch
         self.witness = witness
+        self._recorder = recorder
         self._engine = engine
         self._tell = tell
         self._ours: set[tuple[BinId, ModelKey]] = set()
@@ -57,6 +60,9 @@ class Hands:
                 self.witness.loaded(command.bin, command.model, now - began, now)
             else:
                 self.witness.load_failed(command.bin, command.model, now)
+        if self._recorder is not None:
+            ok = isinstance(outcome, ev.Loaded)
+            self._recorder.load_over(command.bin, command.model, now - began, now, ok=ok)
         self._note(command, outcome, now - began)
         self._tell(ev.LoadEnded(bin=command.bin, model=command.model, outcome=outcome))
         if isinstance(outcome, ev.LoadFailed) and outcome.oom:
@@ -110,11 +116,12 @@ class Hands:
             gone = False
         what = "unloaded" if gone else "unload not seen"
         _engine.info(what, model=command.name, bin=command.bin)
+        now = asyncio.get_running_loop().time()
         if not gone:
             self.watch.lost("it stopped answering during an unload")
-        elif self.witness is not None:
-            now = asyncio.get_running_loop().time()
-            self.witness.unloaded(command.bin, command.model, now - began, now)
+        for told in (self.witness, self._recorder) if gone else ():
+            if told is not None:
+                told.unloaded(command.bin, command.model, now - began, now)
         self._tell(ev.UnloadEnded(bin=command.bin, model=command.model, gone=gone))
 
     async def hand_back(self, residents: Sequence[RunnerView]) -> None:

@@ -10,7 +10,7 @@ from typing import Final, assert_never
 from ollama_gate import log
 from ollama_gate.gate.carrying import Hands
 from ollama_gate.gate.chronicle import Chronicle, Decision
-from ollama_gate.gate.roles import Engine, Meter, Witness
+from ollama_gate.gate.roles import Engine, Meter, Recorder, Witness
 from ollama_gate.gate.slots import RefusedError, Slot, Ticket, Tickets
 from ollama_gate.gate.tasks import Tasks
 from ollama_gate.gate.watching import WATCH_AWAY_S, Watch
@@ -46,6 +46,7 @@ class Gate:
         machine: the scheduler.
         engines: the upstreams by name, in the order of the configuration.
         witnesses: told how long things took at these upstreams.
+        recorder: told of everybody who came, and of the cards.
     """
 
     def __init__(
@@ -54,14 +55,16 @@ class Gate:
         engines: Mapping[str, Engine],
         *,
         witnesses: Mapping[str, Witness] = MappingProxyType({}),
+        recorder: Recorder | None = None,
     ) -> None:
         self._machine = machine
+        self._recorder = recorder
         self._hands = {
             name: self._hands_on(name, engine, witnesses.get(name))
             for name, engine in engines.items()
         }
         self._meters: dict[BinId, Meter] = {}
-        self._tickets = Tickets(tell=self._tell, served=self._served)
+        self._tickets = Tickets(tell=self._tell, served=self._served, left=self._left)
         self._tasks = Tasks()
         self._chronicle = Chronicle()
         self._timer: asyncio.TimerHandle | None = None
@@ -76,7 +79,7 @@ class Gate:
             tell=self._tell,
             is_loading=lambda: self._machine.loading(name) is not None,
         )
-        return Hands(engine, watch, witness=witness, tell=self._tell)
+        return Hands(engine, watch, witness=witness, recorder=self._recorder, tell=self._tell)
 
     # ---------------------------------------------------------------- what callers ask
 
@@ -245,6 +248,10 @@ class Gate:
     def measured(self, bin_id: BinId, total_bytes: int, used_bytes: int) -> None:
         """Take in a reading of a bin's memory."""
         self._tell(ev.Measured(bin=bin_id, total_bytes=total_bytes, used_bytes=used_bytes))
+        if self._recorder is not None:
+            foreign_bytes = self._machine.books[bin_id].foreign_bytes
+            now = asyncio.get_running_loop().time()
+            self._recorder.measured(bin_id, total_bytes, foreign_bytes, now)
 
     def reading_lost(self, bin_id: BinId) -> None:
         """No reading of a bin comes any more; the next one says that they do again."""
@@ -356,6 +363,26 @@ class Gate:
         if witness is not None:
             served_s = asyncio.get_running_loop().time() - ticket.granted_at
             witness.served(bin_id, ticket.request.model, served_s)
+
+    def _left(self, ticket: Ticket) -> None:
+        """A request is over, whichever way: what became of it is written down."""
+        if self._recorder is None:
+            return
+        now = asyncio.get_running_loop().time()
+        granted = ticket.granted
+        error = None if granted.cancelled() else granted.exception()
+        if granted.cancelled():
+            self._recorder.unserved(ticket.request, "left", now, None)
+        elif not isinstance(error, RefusedError):
+            bin_id = granted.result().bin
+            self._recorder.served(
+                ticket.request, bin_id, ticket.granted_at, now, completed=ticket.completed
+            )
+        elif error.refusal.reason is Refusal.CANCELLED:
+            self._recorder.unserved(ticket.request, "withdrawn", now, None)
+        else:
+            reason = error.refusal.reason.value
+            self._recorder.unserved(ticket.request, "refused", now, reason)
 
 
 def _is_listed(runner: Runner) -> bool:

@@ -1,10 +1,10 @@
 """What the pump needs of others: an upstream, a card, somebody who remembers. No code is here."""
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Load, Unload
-from ollama_gate.scheduler.types import BinId, Launch, ModelKey
+from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Request
 
 
 class Engine(Protocol):
@@ -50,3 +50,32 @@ class Witness(Protocol):
 
     def served(self, bin_id: BinId, model: ModelKey, seconds: float) -> None:
         """A slot was held for so long, until its answer ended."""
+
+
+class Recorder(Protocol):
+    """Somebody who writes down who came and what became of them; `now` of the pump's clock."""
+
+    def served(
+        self, request: Request, bin_id: BinId, granted_at: float, now: float, *, completed: bool
+    ) -> None:
+        """A request that had a slot is over, its answer ended by itself or not."""
+
+    def unserved(
+        self,
+        request: Request,
+        outcome: Literal["left", "withdrawn", "refused"],
+        now: float,
+        reason: str | None,
+    ) -> None:
+        """A request is over that never had a slot."""
+
+    def load_over(
+        self, bin_id: BinId, model: ModelKey, seconds: float, now: float, *, ok: bool
+    ) -> None:
+        """A load is over, well or not."""
+
+    def unloaded(self, bin_id: BinId, model: ModelKey, seconds: float, now: float) -> None:
+        """An unload is over, and was seen to be."""
+
+    def measured(self, bin_id: BinId, total_bytes: int, foreign_bytes: int, now: float) -> None:
+        """A card was read, and so much of it is used by others."""

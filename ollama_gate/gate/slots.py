@@ -81,13 +81,19 @@ class Tickets:
     Args:
         tell: takes in an event.
         served: told of everybody whose answer ended by itself.
+        left: told of everybody who is over, however it ended.
     """
 
     def __init__(
-        self, *, tell: Callable[[ev.Event], None], served: Callable[[Ticket], None]
+        self,
+        *,
+        tell: Callable[[ev.Event], None],
+        served: Callable[[Ticket], None],
+        left: Callable[[Ticket], None],
     ) -> None:
         self._tell = tell
         self._served = served
+        self._left = left
         self._open: dict[RequestId, Ticket] = {}
         self._fates: OrderedDict[RequestId, str] = OrderedDict()
         self._quiet = asyncio.Event()
@@ -118,6 +124,7 @@ class Tickets:
             self._served(ticket)
         del self._open[ticket.request.id]
         self._remember(ticket)
+        self._left(ticket)
         self._tell(ev.Left(id=ticket.request.id, completed=ticket.completed))
         if not self._open:
             self._quiet.set()

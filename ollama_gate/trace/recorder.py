@@ -112,19 +112,21 @@ class Recorder:
         request: Request,
         outcome: Literal["left", "withdrawn", "refused"],
         now: float,
-        reason: str | None = None,
+        reason: str | None,
     ) -> None:
         """A request is over that never had a slot."""
         self._ended(request, outcome, waited_s=now - request.arrived_at, reason=reason)
 
-    def loaded(self, bin_id: BinId, model: ModelKey, began: float, now: float, *, ok: bool) -> None:
+    def load_over(
+        self, bin_id: BinId, model: ModelKey, seconds: float, now: float, *, ok: bool
+    ) -> None:
         """A load is over, well or not."""
-        at, took_s = self._at(began), _ms(now - began)
+        at, took_s = self._at(now - seconds), _ms(seconds)
         self._note(lines.LoadLine(at=at, bin=bin_id, model=model, took_s=took_s, ok=ok))
 
-    def unloaded(self, bin_id: BinId, model: ModelKey, began: float, now: float) -> None:
-        """An unload is over."""
-        at, took_s = self._at(began), _ms(now - began)
+    def unloaded(self, bin_id: BinId, model: ModelKey, seconds: float, now: float) -> None:
+        """An unload is over, and was seen to be."""
+        at, took_s = self._at(now - seconds), _ms(seconds)
         self._note(lines.UnloadLine(at=at, bin=bin_id, model=model, took_s=took_s))
 
     def measured(self, bin_id: BinId, total_bytes: int, foreign_bytes: int, now: float) -> None:
