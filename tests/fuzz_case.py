@@ -69,6 +69,7 @@ class Arrive:
     service_s: float = 1.0
     keep_alive_s: float | None = None
     deadline_s: float | None = None
+    give_up_s: float | None = None
     pinned: bool = False
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Command, Forward, Load, Refuse, Unload
-from ollama_gate.scheduler.types import Launch, Request, RequestId
+from ollama_gate.scheduler.types import Launch, Priority, Request, RequestId
 from tests import fuzz_case as fc
 from tests.fuzz_books import Books
 from tests.fuzz_bound import bound_s, stood_before, turn_s
@@ -42,10 +42,16 @@ class Client:
 
 
 class Scene(Backend):
-    """Perform a case with `run`; it raises at the first thing that must not happen."""
+    """Perform a case with `run`; it raises at the first thing that must not happen.
 
-    def __init__(self, case: fc.Case, *, views: bool = True) -> None:
+    Attributes:
+        bounded: whether nobody may wait for longer than is proved.
+        longest_s: how long anybody has waited for a start, for each class.
+    """
+
+    def __init__(self, case: fc.Case, *, views: bool = True, bounded: bool | None = None) -> None:
         self.case = case
+        self.longest_s = dict.fromkeys(Priority, 0.0)
         machine = staged(case.setup)
         books = Books(
             upstreams=list(machine.upstreams.values()),
@@ -59,7 +65,8 @@ class Scene(Backend):
         self.told: list[tuple[float, ev.Event, list[Command]]] = []
         self.ends_at = max((s.at for s in case.stimuli), default=0.0)
         self.pinned = any(getattr(stimulus, "pinned", False) for stimulus in case.stimuli)
-        self.bounded = case.calm and not self.pinned and not machine.policy.max_concurrent
+        calm = case.calm and not self.pinned and not machine.policy.max_concurrent
+        self.bounded = calm if bounded is None else bounded
         self.turn_s = self._turn_s()
 
     # ---------------------------------------------------------------- the whole of it
@@ -144,6 +151,8 @@ class Scene(Backend):
         """15: nobody waits for longer than is proved, while only clients are in the way."""
         books = self.books
         fate = books.fates[command.id]
+        priority = fate.request.priority
+        self.longest_s[priority] = max(self.longest_s[priority], command.queued_s)
         if not self.bounded or command.queued_s <= books.policy.tau_cap_s[0]:
             return
         longest = bound_s(books.policy, fate, stood_before(books, fate), self.turn_s)
@@ -259,8 +268,10 @@ class Scene(Backend):
     def _happen(self, stimulus: fc.Stimulus) -> None:  # noqa: C901, PLR0912
         match stimulus:
             case fc.Arrive():
-                request = self._request(stimulus)
-                self._arrive(Client(request=request, service_s=stimulus.service_s))
+                client = Client(request=self._request(stimulus), service_s=stimulus.service_s)
+                if stimulus.give_up_s is not None:
+                    self.after(stimulus.give_up_s, partial(self._give_up, client))
+                self._arrive(client)
             case fc.Flood():
                 for number in range(stimulus.clients):
                     self._flood(stimulus, number)
