@@ -22,6 +22,7 @@ from ollama_gate.errors import (
 from ollama_gate.footprint import Facts
 from ollama_gate.gate import Gate
 from ollama_gate.ollama import Ollama
+from ollama_gate.prewarm import Prewarmer
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler.types import BinId, Need, Priority, Request, RequestId
 from ollama_gate.wire import Ask
@@ -32,11 +33,12 @@ FURTHER_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One upstream, and what belongs to it alone."""
+    """One upstream, and what belongs to it alone; `prewarmer` if anybody reads ahead for it."""
 
     config: UpstreamConfig
     ollama: Ollama
     registry: Registry
+    prewarmer: Prewarmer | None = None
 
     @property
     def name(self) -> str:

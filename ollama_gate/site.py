@@ -24,6 +24,7 @@ from ollama_gate.gate import Gate
 from ollama_gate.guard import Guard
 from ollama_gate.ollama import Ollama
 from ollama_gate.preloading import Preloading
+from ollama_gate.prewarm import SHARED, Prewarmer, Reader, why_not
 from ollama_gate.registry import Registry
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler.types import Bin, BinId, Offload, Policy, Upstream
@@ -85,6 +86,7 @@ class Site:
         self._recorder = Recorder(config.trace) if config.trace is not None else None
         self._name = uuid.uuid4().hex
         self._posts: tuple[_Post, ...] = ()
+        self._reader = Reader()
         self._meters: dict[BinId, gpu.Meters] = {}
         self._read_for: dict[str, list[str]] = {}
         self._runner: web.ServerRunner | None = None
@@ -166,7 +168,12 @@ class Site:
             bins=(bin_,),
             experience=experience,
         )
-        member = Member(config=upstream, ollama=ollama, registry=registry)
+        prewarmer = Prewarmer(
+            self._reader,
+            upstream=upstream.name,
+            off=why_not(self.config.prewarm, upstream.url),
+        )
+        member = Member(config=upstream, ollama=ollama, registry=registry, prewarmer=prewarmer)
         return _Post(member=member, found=found, bin=bin_, experience=experience)
 
     async def _gate(self) -> Gate:
@@ -181,7 +188,10 @@ class Site:
             Machine(upstreams=upstreams, bins=bins, policy=policy, now=now),
             {
                 post.member.name: Engine(
-                    post.member.ollama, post.member.registry, keep_alive_s=keep_alive_s
+                    post.member.ollama,
+                    post.member.registry,
+                    keep_alive_s=keep_alive_s,
+                    prewarmer=post.member.prewarmer,
                 )
                 for post in self._posts
             },
@@ -237,6 +247,7 @@ class Site:
         for meters in self._meters.values():
             await meters.stop()
         await self.gate.close()
+        await self._reader.close()
         for post in self._posts:
             await post.member.registry.close()
         if self._runner is not None:
@@ -272,6 +283,8 @@ class Site:
         match reading:
             case gpu.Reading():
                 self._share(reading.device, post.member)
+                if reading.shared and post.member.prewarmer is not None:
+                    post.member.prewarmer.turn_off(SHARED)
                 post.experience.measured(
                     bin_id, reading.device, reading.used_bytes, reading.ours_bytes
                 )

@@ -19,7 +19,7 @@ from ollama_gate.errors import CardError, PrewarmError
 from ollama_gate.footprint import Facts
 from ollama_gate.gpu import Reading, SystemMemory
 from ollama_gate.ollama import Ollama
-from ollama_gate.prewarm import Prewarmer, Reader, files, pages, prewarmer, why_not
+from ollama_gate.prewarm import SHARED, Prewarmer, Reader, files, pages, prewarmer, why_not
 from ollama_gate.prewarm.files import Blob, opened
 from ollama_gate.prewarm.pages import cached_share, read_in, room_bytes
 from ollama_gate.prewarm.reader import Stop
@@ -636,12 +636,31 @@ async def test_where_it_cannot_help_it_is_off_and_says_why(
 
 def test_it_is_off_where_it_cannot_help(monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = "http://127.0.0.1:11434", "http://192.0.2.1:11434"
-    assert why_not("auto", here, direct=False) == ""
-    assert "prewarm: off" in why_not("off", here, direct=False)
-    assert "another machine" in why_not("auto", there, direct=False)
-    assert "past the page cache" in why_not("auto", here, direct=True)
+    assert why_not("auto", here) == ""
+    assert "prewarm: off" in why_not("off", here)
+    assert "another machine" in why_not("auto", there)
     monkeypatch.delattr(os, "RWF_NOWAIT")
-    assert "only Linux" in why_not("auto", here, direct=False)
+    assert "only Linux" in why_not("auto", here)
+
+
+async def test_it_may_turn_out_on_the_way_that_it_cannot_help(
+    make: MakePrewarmer,
+    store: Store,
+    slow: dict[int, Work],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    warmer, facts = make(), store.facts(store.put())
+    work = slow[8 * MIB] = Work()
+    task = asyncio.create_task(warmer.warm(facts))
+    await work.has_begun()
+    warmer.turn_off(SHARED)
+    await task
+    warmer.turn_off("whatever else")
+    await warmer.warm(facts)
+    assert told(warmer) == {"stopped": 1}
+    assert warmer.status()["reason"] == SHARED
+    assert caplog.text.count("no prewarming") == 1
 
 
 # ----------------------------------------------------------------------- with an upstream

@@ -13,7 +13,7 @@ from ollama_gate.gate.roles import Engine, Recorder, Witness
 from ollama_gate.gate.tasks import failed
 from ollama_gate.gate.watching import Watch
 from ollama_gate.scheduler import events as ev
-from ollama_gate.scheduler.commands import Load, Unload
+from ollama_gate.scheduler.commands import Load, Prewarm, Unload
 from ollama_gate.scheduler.types import BinId, ModelKey, RunnerView
 
 LoadOutcome = ev.Loaded | ev.LoadFailed | ev.Interrupted
@@ -68,6 +68,10 @@ class Hands:
         if isinstance(outcome, ev.LoadFailed) and outcome.oom:
             # Ollama has evicted everything else: nothing goes on before it has been asked.
             self.watch.nudge()
+
+    async def prewarm(self, command: Prewarm) -> None:
+        """Read ahead; nobody waits for the end of it."""
+        await self._engine.prewarm(command)
 
     async def _outcome(self, command: Load) -> LoadOutcome:
         interrupted: LoadOutcome = ev.Interrupted()

@@ -348,8 +348,7 @@ class Gate:
             case Warn():
                 self._chronicle.warns(command)
             case Prewarm():
-                # Nothing here can read an upstream's files.
-                pass
+                self._tasks.spawn(self._hands_of(command.bin).prewarm(command))
             case _:
                 assert_never(command)
 

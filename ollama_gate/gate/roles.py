@@ -3,7 +3,7 @@
 from typing import Literal, Protocol
 
 from ollama_gate.scheduler import events as ev
-from ollama_gate.scheduler.commands import Load, Unload
+from ollama_gate.scheduler.commands import Load, Prewarm, Unload
 from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Request
 
 
@@ -15,6 +15,9 @@ class Engine(Protocol):
 
     async def unload(self, command: Unload) -> bool:
         """Unload a model; true when it is no longer listed, false when nobody can tell."""
+
+    async def prewarm(self, command: Prewarm) -> None:
+        """Read a model's files ahead, where that can help; whatever comes of it."""
 
     async def residents(self) -> tuple[ev.Resident, ...]:
         """What is resident now; raises `UpstreamError` when there is no answer."""

@@ -80,6 +80,7 @@ class AmdCard:
             device=device.name,
             taken_at=time.monotonic(),
             note="a part of the machine's memory" if device.integrated else "",
+            shared=device.integrated,
         )
 
     def _available_bytes(self) -> int:

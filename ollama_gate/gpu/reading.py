@@ -19,6 +19,7 @@ class Reading:
             does not tell of each process that uses the card.
         ours_bytes: of these, what Ollama's runners hold; `None` where that cannot be told.
         note: what a reader has to know of these figures.
+        shared: whether they are those of main memory, which a card shares.
     """
 
     total_bytes: int
@@ -29,6 +30,7 @@ class Reading:
     processes: Mapping[int, int] | None = None
     ours_bytes: int | None = None
     note: str = ""
+    shared: bool = False
 
 
 class Card(Protocol):

@@ -130,4 +130,5 @@ def unified(memory: Reading, device: str) -> Reading:
         used_bytes=min(total_bytes, memory.used_bytes),
         device=device,
         note=f"unified memory: {UNIFIED_PERCENT} % of main memory",
+        shared=True,
     )

@@ -5,7 +5,7 @@ machine, one model at a time and never during a load, and `prewarmer` speaks for
 and for which model is not decided here, and nothing here may ever matter to an answer.
 """
 
-from ollama_gate.prewarm.prewarmer import Prewarmer, why_not
+from ollama_gate.prewarm.prewarmer import SHARED, Prewarmer, why_not
 from ollama_gate.prewarm.reader import Reader
 
-__all__ = ["Prewarmer", "Reader", "why_not"]
+__all__ = ["SHARED", "Prewarmer", "Reader", "why_not"]

@@ -83,21 +83,22 @@ class _Reading:
     stop: Stop = field(default_factory=Stop)
 
 
-def why_not(mode: str, url: str, *, direct: bool) -> str:
+SHARED: Final = "the card shares main memory, and Ollama loads past the page cache"
+"""As on Linux with an integrated CUDA or ROCm card: `--load-mode dio` (v0.32.15
+llm/llama_server.go)."""
+
+
+def why_not(mode: str, url: str) -> str:
     """Why reading ahead cannot help an upstream; empty where it can.
 
     Args:
         mode: `prewarm` of gate.yaml.
         url: the upstream's.
-        direct: whether its card shares main memory: Ollama then loads past the page cache
-            (`--load-mode dio`, v0.32.15 llm/llama_server.go).
     """
     if mode == "off":
         return "turned off by prewarm: off"
     if not gpu.is_here(url):
         return "the upstream is on another machine"
-    if direct:
-        return "the card shares main memory, and Ollama loads past the page cache"
     return "" if hasattr(os, "RWF_NOWAIT") else "only Linux tells what is in its page cache"
 
 
@@ -133,7 +134,18 @@ class Prewarmer:
         self._reading: _Reading | None = None
         self._until: OrderedDict[ModelKey, float] = OrderedDict()
         if off:
-            _engine.info("no prewarming", upstream=upstream, reason=off)
+            self._say_off()
+
+    def turn_off(self, reason: str) -> None:
+        """It has turned out that reading ahead cannot help; the first reason stands."""
+        if not self._off:
+            self._off = reason
+            if self._reading is not None:
+                self._reading.stop.now()
+            self._say_off()
+
+    def _say_off(self) -> None:
+        _engine.info("no prewarming", upstream=self._upstream, reason=self._off)
 
     async def warm(self, facts: Facts) -> None:
         """Read a model's files, unless that is idle; whatever goes wrong is only counted.
