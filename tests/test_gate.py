@@ -12,8 +12,8 @@ import pytest
 from ollama_gate.errors import UpstreamGoneError, UpstreamSilentError
 from ollama_gate.gate import Gate, Grant, RefusedError, pump, slots, watching
 from ollama_gate.scheduler import Machine
-from ollama_gate.scheduler.commands import Evicted, Expired, Load, Unload
-from ollama_gate.scheduler.events import Interrupted, Loaded, LoadFailed, Resident
+from ollama_gate.scheduler.commands import Command, Evicted, Expired, Load, Prewarm, Unload
+from ollama_gate.scheduler.events import Event, Interrupted, Loaded, LoadFailed, Resident
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
@@ -64,6 +64,7 @@ class HandEngine:
     away: Exception | None = None
     looked: asyncio.Event = field(default_factory=asyncio.Event)
     slow: asyncio.Event | None = None
+    prewarmed: asyncio.Queue[Prewarm] = field(default_factory=asyncio.Queue)
     left_to_expire: list[tuple[str, Launch]] = field(default_factory=list)
     will_not_expire: frozenset[str] = frozenset()
 
@@ -96,6 +97,9 @@ class HandEngine:
         if gone:
             del self.resident[command.name]
         return gone
+
+    async def prewarm(self, command: Prewarm) -> None:
+        self.prewarmed.put_nowait(command)
 
     async def residents(self) -> tuple[Resident, ...]:
         if self.away is not None:
@@ -378,6 +382,20 @@ async def test_a_meter_hurries_while_memory_moves(gate: Gate, engine: HandEngine
 async def test_a_reading_is_taken_in(gate: Gate) -> None:
     gate.measured(HERE, 24 * GIB, 3 * GIB)
     assert gate.snapshot().bins[0].foreign_bytes == 3 * GIB
+
+
+async def test_a_hint_is_handed_to_the_upstream_it_is_about(
+    gate: Gate, engine: HandEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = Prewarm(bin=HERE, model=ModelKey("key of a"), name="a")
+
+    def handle(event: Event, now: float) -> list[Command]:
+        return [hint]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gate._machine, "handle", handle)
+        gate.measured(HERE, 10 * GIB, 0)
+    assert await asyncio.wait_for(engine.prewarmed.get(), LIMIT_S) == hint
 
 
 async def test_a_model_is_let_go_when_nobody_wants_it_any_more(

@@ -13,6 +13,7 @@ from ollama_gate.config import UpstreamConfig
 from ollama_gate.config.structs import VramConfig
 from ollama_gate.errors import CardError
 from ollama_gate.gpu import Found, Listed
+from ollama_gate.prewarm import SHARED
 from ollama_gate.scheduler.types import BinId
 from ollama_gate.simulator import SimulatedOllama
 from ollama_gate.site import Site, _upstream
@@ -74,6 +75,23 @@ async def test_a_reading_that_is_lost_is_told_to_the_gate(
         site._measured(post, reading)
         site._measured(post, CardError("gone"))
     assert notes.told == [("simulated/0", 24, 7), ("simulated/0", "lost")]
+
+
+async def test_nothing_is_read_ahead_where_a_card_shares_main_memory(
+    make_site: MakeSite, ollama: SimulatedOllama
+) -> None:
+    site: Site = await make_site(ollama)
+    (post,) = site._posts
+    prewarmer = post.member.prewarmer
+    assert prewarmer is not None
+    assert prewarmer.status()["on"]
+    reading = gpu.Reading(
+        total_bytes=24, used_bytes=7, source="nvml", device="a card", taken_at=0.0, shared=True
+    )
+    site._measured(post, reading)
+    assert prewarmer.status()["reason"] == SHARED
+    assert site.fleet is not None
+    assert [member.prewarmer for member in site.fleet.members] == [prewarmer]
 
 
 async def test_what_is_read_decides_the_budget_and_the_automatic_context(

@@ -48,9 +48,12 @@ class Play:
             while model in self.sim.loaded():
                 await self.sim.changed()
 
-    async def traffic(self) -> Any:
+    async def status(self) -> Any:
         async with self._http.get(f"{self.site.url}/gate/status") as response:
-            return (await response.json())["traffic"]["simulated"]
+            return await response.json()
+
+    async def traffic(self) -> Any:
+        return (await self.status())["traffic"]["simulated"]
 
     async def told(self) -> Told:
         """Loads, unloads and losses of each model, as far as the gate knows."""
@@ -112,6 +115,15 @@ async def test_what_the_gate_orders_is_confirmed(play: MakePlay) -> None:
     assert traffic["loads"]["ordered"] == traffic["loads"]["confirmed"]
     assert traffic["unloads"]["ordered"] == traffic["unloads"]["confirmed"] > 0
     assert traffic["loads"]["unordered"] == traffic["unloads"]["unordered"] == 0
+
+
+async def test_the_status_says_whether_files_are_read_ahead(play: MakePlay) -> None:
+    world = await play()
+    status = await world.status()
+    assert (status["prewarm"]["simulated"]["on"], status["prewarm"]["simulated"]["read"]) == (
+        True,
+        0,
+    )
 
 
 async def test_what_was_there_before_the_gate_is_found(

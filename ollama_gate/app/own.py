@@ -96,9 +96,9 @@ class Own:
             models=models,
         )
         whole["queue"]["outside"] = self._gate.outside
-        whole["traffic"] = status.traffic(
-            {one.name: one.registry.ledger for one in self._upstreams.every}
-        )
+        every = self._upstreams.every
+        whole["traffic"] = status.traffic({one.name: one.registry.ledger for one in every})
+        whole["prewarm"] = {one.name: one.prewarmer.status() for one in every if one.prewarmer}
         return web.json_response(whole)
 
     async def _request(self, request: Caller, given: str) -> web.Response:
