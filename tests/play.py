@@ -4,6 +4,7 @@ Sizes are GiB. The bin is `u/0`, the upstream `u`, unless a story says otherwise
 `b` do not fit together into the usual 24 GiB, the small `c`, `d` and `e` all do.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,6 +77,7 @@ def a_resident(
     bin: str = "u/0",  # noqa: A002  # reads as the field it fills
     size: float | None = None,
     whole: float | None = None,
+    pinned: bool = False,
 ) -> ev.Resident:
     size = SIZES[model] if size is None else size
     return ev.Resident(
@@ -87,6 +89,7 @@ def a_resident(
         reported_bytes=gib(size),
         num_ctx=4096,
         size_bytes=None if whole is None else gib(whole),
+        pinned=pinned,
     )
 
 
@@ -126,8 +129,8 @@ class Play:
     def arrives(self, at: float, request_id: str, model: str, **more: Any) -> list[Command]:
         return self.tell(at, ev.Arrived(request=a_request(request_id, model, at, **more)))
 
-    def leaves(self, at: float, request_id: str) -> list[Command]:
-        return self.tell(at, ev.Left(id=RequestId(request_id)))
+    def leaves(self, at: float, request_id: str, *, completed: bool = True) -> list[Command]:
+        return self.tell(at, ev.Left(id=RequestId(request_id), completed=completed))
 
     def cancelled(self, at: float, request_id: str) -> list[Command]:
         return self.tell(at, ev.Cancelled(id=RequestId(request_id)))
@@ -187,6 +190,24 @@ class Play:
 
     def wakes_at(self) -> float | None:
         return self.machine.next_wakeup()
+
+
+def a_plain_play(**more: Any) -> Play:
+    """A scheduler whose sums are easily done.
+
+    A load takes 2 s, an unload 1 s and an answer 4 s until more is known; nobody is expected to
+    come, age counts for nothing, and patience does not stretch.
+    """
+    plain = {
+        "first_load_s": 2.0,
+        "first_load_bytes_per_s": math.inf,
+        "first_unload_s": 1.0,
+        "half_life_s": math.inf,
+        "aging": 0.0,
+        "beta": 0.0,
+        "max_loaded": 9,
+    }
+    return Play(**{**plain, **more})
 
 
 def load(
