@@ -36,7 +36,7 @@ class Fairness:
         account = priority, client
         self._counters[account] = max(self._counters.get(account, 0.0), level)
         if len(self._counters) > self._sweep_at:
-            self._sweep(waiting, priority)
+            self._sweep([client, *waiting], priority)
 
     def starts(self, priority: Priority, client: str, expected_s: float) -> None:
         """Charge a start with what it is expected to take."""
