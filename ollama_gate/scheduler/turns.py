@@ -60,7 +60,10 @@ def first_of(state: State, turns: Sequence[tuple[Runner, Turn]]) -> tuple[Runner
         state.passed_at_gate = 0
         return fair
     elder = min(elders, key=lambda each: state.line.place(each[1].elder or each[1].fair))
-    if elder is fair or state.passed_at_gate >= state.policy.k_slot:
+    if elder[1].elder is fair[1].fair:
+        state.passed_at_gate = 0
+        return fair
+    if state.passed_at_gate >= state.policy.k_slot:
         state.passed_at_gate = 0
         # It is the one to start there as well.
         runner = elder[0]
