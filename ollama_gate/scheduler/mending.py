@@ -119,7 +119,8 @@ class Mending(Booking):
     def _is_pressed(self, runner: Runner, books: Books) -> bool:
         """Whether others have taken memory since it began, and it could give some."""
         grown = books.foreign_bytes > runner.foreign_least_bytes + READING_NOISE_BYTES
-        return grown and runner.footprint_bytes > 0 and not self.is_wanted(runner)
+        could = runner.footprint_bytes > 0 and not runner.pinned
+        return grown and could and not self.is_wanted(runner)
 
     def _unload(self, runner: Runner, reason: Evicted | Expired | Offloaded | Broken) -> None:
         assert runner.resident, f"{runner.name} is {runner.state}"
