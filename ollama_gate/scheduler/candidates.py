@@ -67,17 +67,22 @@ def _homeless(state: State) -> Iterator[tuple[ModelKey, Sequence[Group]]]:
     present = {
         runner.model for runner in state.runners.values() if runner.state is not RunnerState.LEAVING
     }
-    targets = [plan.request for plan in state.plans.values() if isinstance(plan, Plan)]
+    plans = [(bin_id, plan) for bin_id, plan in state.plans.items() if isinstance(plan, Plan)]
     for model in state.line.models():
         groups = list(state.line.groups(model))
         if model in present:
             groups = [group for group in groups if not state.has_runner(group.first)]
-        for target in targets:
-            if target.model == model:
-                groups = [group for group in groups if not would_share(target, group.first)]
+        for bin_id, plan in plans:
+            if plan.request.model == model:
+                groups = [g for g in groups if not is_served_by(plan, bin_id, g.first)]
         # Who may go elsewhere is not held up with who may not.
         for needs in {frozenset(group.first.needs): None for group in groups}:
             yield model, [group for group in groups if group.first.needs.keys() == needs]
+
+
+def is_served_by(plan: Plan, bin_id: BinId, request: Request) -> bool:
+    """Whether what a bin is to load serves a request, too."""
+    return bin_id in request.needs and would_share(plan.request, request.at(bin_id))
 
 
 def _candidate(state: State, model: ModelKey, groups: Sequence[Group]) -> Candidate:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ollama_gate.scheduler.candidates import Candidate, candidates
+from ollama_gate.scheduler.candidates import Candidate, candidates, is_served_by
 from ollama_gate.scheduler.commands import Choice
 from ollama_gate.scheduler.context import exact_if_must, widest
 from ollama_gate.scheduler.eviction import cheapest, without_spare
@@ -162,7 +162,10 @@ class _Round:
         self._free.remove(books)
         self._candidates.remove(candidate)
         if isinstance(plan, Plan):
-            self._candidates = [c for c in self._candidates if not _served(plan, books, c)]
+            bin_id = books.bin.id
+            self._candidates = [
+                each for each in self._candidates if not is_served_by(plan, bin_id, each.request)
+            ]
         # What others may still have of this upstream has changed.
         self._limits.clear()
         self._incumbents.clear()
@@ -251,7 +254,14 @@ class _Round:
             bin_id in request.needs
             and self._state.now >= self._state.retry_at(request, bin_id)
             and not self._comes_beside(request, books.bin)
+            and not self._has_no_room_beside_pins(request.at(bin_id), books)
         )
+
+    def _has_no_room_beside_pins(self, request: Request, books: Books) -> bool:
+        """Whether what never goes is in its way: nothing is to be kept for it then."""
+        state = self._state
+        pins = [r for r in state.staying(books.bin) if r.pinned and r.model != request.model]
+        return bool(pins) and lacking(state, request, books, pins) is not None
 
     def _comes_beside(self, request: Request, bin_: Bin) -> bool:
         """Whether another bin of the upstream gets the model: it keeps one runner of each."""
@@ -377,12 +387,6 @@ class _Round:
                 whole=state.whole,
             )
         return self._limits[key]
-
-
-def _served(plan: Plan, books: Books, candidate: Candidate) -> bool:
-    """Whether what is loaded serves those of another candidate as well."""
-    bin_id, request = books.bin.id, candidate.request
-    return bin_id in request.needs and would_share(plan.request, request.at(bin_id))
 
 
 def _stays(state: State, runner: Runner) -> bool:

@@ -127,8 +127,8 @@ class Request:
         deadline_at: it is dropped if it still waits then; `inf` for never.
         service_s: how long answers of its model took in earlier lives, if that is known.
         pinned: its model is never evicted, nor unloaded for having idled.
-        variants: what differs where another bin's upstream is set up differently (its slots, its
-            automatic context); `needs` counts only in the request itself.
+        variants: the request where another bin's upstream is set up differently (its slots, its
+            automatic context), with what it needs there; which bins can hold it is said here.
     """
 
     id: RequestId
