@@ -66,8 +66,6 @@ def _still(state: State, plan: Plan, books: Books) -> Plan | None:
     request = _heir(state, plan.request, books)
     if request is None or not state.is_open(books.bin):
         return None
-    if state.now < state.retry_at(request, books.bin.id):
-        return None
     staying = [r for r in state.staying(books.bin) if r in plan.victims or _stays(state, r)]
     remaining = [runner for runner in plan.victims if runner in staying]
     if any(r.model == request.model and r not in remaining for r in staying):
