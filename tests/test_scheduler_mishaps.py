@@ -712,6 +712,18 @@ def test_when_memory_ran_out_in_an_answer_all_of_its_upstream_go() -> None:
     assert play.leaves(9, "e") == []
 
 
+def test_when_memory_ran_out_in_an_answer_what_is_being_loaded_is_loaded_all_the_same() -> None:
+    play = Play()
+    play.arrives(0, "1", "c")
+    play.loaded(1, "c")
+    play.arrives(2, "2", "d")
+    play.runner_died(3, "1", oom=True)
+    assert play.leaves(3, "1") == []
+    assert play.loaded(4, "d") == [forward("2", 2), let_go("c", RAN_OUT)]
+    assert play.arrives(5, "3", "d", parallel=2) == []
+    assert play.leaves(6, "2") == [forward("3", 1)]
+
+
 def test_a_runner_that_has_been_replaced_since_is_not_the_one_that_died() -> None:
     play = Play()
     play.arrives(0, "1", "a")

@@ -6,7 +6,7 @@ In most of them a load takes 2 s, an unload 1 s and an answer 4 s; see `a_plain_
 import pytest
 
 from ollama_gate.scheduler.commands import Choice, Command, Load
-from ollama_gate.scheduler.types import Cause, Priority, Refusal
+from ollama_gate.scheduler.types import Cause, Launch, Priority, Refusal
 from tests.play import (
     HIGH,
     LOW,
@@ -454,6 +454,21 @@ def test_a_decision_is_made_anew_when_memory_has_moved() -> None:
     ]
     # Others have taken 3 GiB in the meantime: that is not enough any more.
     assert play.reads(8, 15) == [evict("d", "b", "1.2GiB", idle=2)]
+
+
+def test_a_decision_is_made_anew_when_somebody_has_loaded_the_model_elsewhere_meanwhile() -> None:
+    play = a_plain_play(tau_s=(0, 0, 0), bins={"u/0": "u", "u/1": "u"})
+    play.arrives(0, "b1", "b")
+    play.loaded(2, "b")
+    wide = Launch(num_ctx=8192)
+    assert play.arrives(3, "a1", "a", launch=wide, num_ctx=8192) == []
+    # An upstream keeps one runner of a model; the one on its other card does not serve this one.
+    assert play.sees(4, a_resident("b"), a_resident("a", bin="u/1")) == [
+        evict("a", "a", "8.0GiB", where="u/1")
+    ]
+    assert play.leaves(5, "b1") == [evict("b", "a", "8.0GiB")]
+    play.unloaded(6, "a", "u/1")
+    assert play.unloaded(6, "b") == [load("a", "a1", launch=wide, waited=3)]
 
 
 def test_a_victim_that_is_not_needed_any_more_serves_again() -> None:

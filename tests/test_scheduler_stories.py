@@ -483,6 +483,20 @@ def test_the_memory_of_one_is_not_taken_for_that_of_another() -> None:
     assert play.reads(8, 1) == [load("b", "big", size=21.5, free=free(1), waited=4)]
 
 
+def test_memory_comes_back_beside_one_that_stays() -> None:
+    play = Play(capacity=None, max_loaded=6)
+    play.reads(0, 1)
+    for at, model in enumerate(["a", "c"], 1):
+        play.arrives(at, model, model)
+        play.loaded(at + 0.5, model)
+        play.leaves(at + 0.5, model)
+    play.reads(3, 21)
+    assert play.arrives(4, "b1", "b") == [evict("a", "b", "14.2GiB", idle=2.5)]
+    play.unloaded(5, "a")
+    assert play.reads(6, 21) == []
+    assert play.reads(7, 5) == [load("b", "b1", free=free(5), alone=False, waited=3)]
+
+
 def test_what_is_left_of_two_is_awaited_for_as_long_as_the_last_to_go() -> None:
     play = Play(capacity=None, max_loaded=6, tau_s=(1, 2, 300))
     play.reads(0, 1)

@@ -205,6 +205,18 @@ def test_accounts_that_say_nothing_any_more_are_dropped_and_those_who_wait_keep_
     assert fairness.counter(NORMAL, "8") == 2
 
 
+def test_whoever_is_served_while_his_account_is_dropped_begins_anew() -> None:
+    fairness = Fairness()
+    fairness.returns(NORMAL, "ann", [])
+    fairness.starts(NORMAL, "ann", 4.0)
+    fairness.starts(NORMAL, "bob", 4.0)
+    fairness.starts(NORMAL, "bob", 4.0)
+    for number in range(SWEEP):
+        fairness.returns(NORMAL, f"{number}", [])
+    fairness.ends(NORMAL, "ann", 4.0, 9.0)
+    assert fairness.counter(NORMAL, "ann") == 0
+
+
 def test_the_accounts_of_the_other_classes_are_left_alone() -> None:
     fairness = Fairness()
     fairness.returns(HIGH, "ann", [])
@@ -413,6 +425,15 @@ def test_over_all_models_only_so_many_start_before_somebody_overdue() -> None:
         "high 2",
         "high 3",
     ]
+
+
+def test_over_all_models_an_overdue_one_may_be_the_next_anyhow() -> None:
+    play = two_models(tau_s=(1000, 10, 20), k_slot=2)
+    play.arrives(1, "normal", "d")
+    play.arrives(11, "high", "c", priority=HIGH)
+    play.arrives(11, "normal too", "c")
+    assert served_in_turn(play, "running", 11, {}) == ["running", "high", "normal", "normal too"]
+    assert play.machine.passed_at_gate == 0
 
 
 def test_whose_turn_it_is_over_all_models_has_it_at_his_own_as_well() -> None:
