@@ -348,6 +348,7 @@ def _policy(config: Config) -> Policy:
         keep_alive_s=config.keep_alive_s,
         unread_recovery_s=UNREAD_RECOVERY_S,
         offload=Offload(config.offload),
+        prewarm=config.prewarm == "auto",
     )
 
 

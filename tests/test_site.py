@@ -9,14 +9,14 @@ import psutil
 import pytest
 
 from ollama_gate import gpu
-from ollama_gate.config import UpstreamConfig
+from ollama_gate.config import Config, QueueConfig, SchedulerConfig, UpstreamConfig
 from ollama_gate.config.structs import VramConfig
 from ollama_gate.errors import CardError
 from ollama_gate.gpu import Found, Listed
 from ollama_gate.prewarm import SHARED
-from ollama_gate.scheduler.types import BinId
+from ollama_gate.scheduler.types import BinId, Offload
 from ollama_gate.simulator import SimulatedOllama
-from ollama_gate.site import Site, _upstream
+from ollama_gate.site import Site, _policy, _upstream
 from tests.conftest import MakeOllama, MakeSite
 
 GIB = 2**30
@@ -130,3 +130,20 @@ async def test_upstreams_that_share_a_card_are_warned_of_once(
         site._measured(post, reading)
     [line] = [line for line in caplog.messages if "share a card" in line]
     assert 'upstreams="simulated, second"' in line
+
+
+def test_the_brain_goes_by_what_is_configured() -> None:
+    config = Config(
+        offload="accept",
+        keep_alive_s=7.0,
+        prewarm="off",
+        max_concurrent=6,
+        queue=QueueConfig(max_size=5, max_wait_s=4.0, max_per_client=3),
+        scheduler=SchedulerConfig(profile="throughput", kappa=2.0, k_slot=1),
+    )
+    policy = _policy(config)
+    assert (policy.kappa, policy.k_slot, policy.tau_s) == (2.0, 1, (20.0, 120.0, 300.0))
+    assert (policy.queue_max_size, policy.queue_max_wait_s) == (5, 4.0)
+    assert (policy.queue_max_per_client, policy.max_concurrent) == (3, 6)
+    assert (policy.offload, policy.keep_alive_s, policy.prewarm) == (Offload.ACCEPT, 7.0, False)
+    assert _policy(Config()).prewarm
