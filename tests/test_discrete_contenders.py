@@ -180,10 +180,12 @@ def test_a_brain_that_sends_where_nothing_is_is_found_out() -> None:
     class Confused(Brain):
         def arrived(self, ticket: Ticket) -> None:
             super().arrived(ticket)
-            self._do(Forward(id=RequestId("0"), bin=BIN, queued_s=0.0))
+            self._do(Forward(id=RequestId(str(ticket.number)), bin=BIN, queued_s=0.0))
 
-    result = run(a_workload([A], [ask(0, "a")]), Confused())
-    assert result.counts.misdirected == 1
+    # The one is being loaded and the other is not there at all.
+    result = run(a_workload([A, B], [ask(0, "a"), ask(1, "b")]), Confused())
+    assert result.counts.misdirected == 2
+    assert result.outcomes()[Outcome.FAILED] == 2
 
 
 def test_a_full_queue_refuses() -> None:
