@@ -305,6 +305,18 @@ def test_ollama_goes_on_believing_what_was_free_when_the_first_was_loaded() -> N
     assert believed == [20 * GB - A.reported_bytes]
 
 
+def test_who_must_not_be_wrong_reckons_with_the_least_that_ollama_may_believe() -> None:
+    # What is loaded beside another remembers less, also when that has gone.
+    believed = []
+
+    def note(world: World) -> None:
+        believed.append(free(world))
+
+    script = Script((0, load("a")), (5, load("b")), (30, unload("a")), (32, note))
+    World(a_workload([A, B], [ask(0, "a"), ask(0, "b", 60.0)]), script).run()
+    assert believed == [24 * GB - A.footprint_bytes - B.reported_bytes]
+
+
 def test_an_ollama_that_does_not_remember_looks_at_the_card() -> None:
     believed = []
     foreign = ((0.0, 4 * GB), (10.0, GB))

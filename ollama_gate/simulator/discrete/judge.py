@@ -54,23 +54,30 @@ def exceeds_share(card: Card, model: ModelSpec, staying: Sequence[Runner] | None
 
 
 def believed_free_bytes(card: Card, staying: Sequence[Runner] | None = None) -> int | None:
-    """What Ollama believes a card to have free; `None` while nothing is loaded there.
+    """The least that Ollama may believe a card to have free; `None` while nothing is loaded there.
 
-    Where it remembers it does not look again while something is: it asks the runner, which says
-    what was free when it began less what it took. Its own sums can only lower the figure.
+    Where it remembers it does not look again while something is: it asks one of the runners,
+    whichever comes first, and that says what was free when it began less what it took.
     """
     if staying is None:
-        staying = [runner for runner in card.runners if runner.phase is Phase.READY]
-    if not staying:
-        return None
+        staying = ready_on(card)
+    return min((told_free_bytes(card, asked, staying) for asked in staying), default=None)
+
+
+def told_free_bytes(card: Card, asked: Runner, staying: Sequence[Runner]) -> int:
+    """What Ollama believes if it asks that runner; its own sums can only lower the figure."""
     if card.remembers_free:
-        told = staying[0].free_at_load_bytes - staying[0].model.reported_bytes
+        told = asked.free_at_load_bytes - asked.model.reported_bytes
     else:
-        gone = [runner for runner in card.runners if runner.phase is Phase.READY]
-        freed = sum(runner.held_bytes for runner in gone if runner not in staying)
+        freed = sum(runner.held_bytes for runner in ready_on(card) if runner not in staying)
         told = card.spec.total_bytes - max(0, card.used_bytes - freed)
     own = card.spec.total_bytes - sum(runner.model.reported_bytes for runner in staying)
     return max(0, min(told, own))
+
+
+def ready_on(card: Card) -> list[Runner]:
+    """The runners on a card that Ollama lists as ready."""
+    return [runner for runner in card.runners if runner.phase is Phase.READY]
 
 
 def _whole_bytes(runner: Runner) -> int:

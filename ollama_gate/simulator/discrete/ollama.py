@@ -8,6 +8,7 @@ better here.
 """
 
 import math
+import random
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from functools import partial
 from ollama_gate.scheduler.types import BinId
 from ollama_gate.simulator.discrete.cards import Card, Runner, Ticket
 from ollama_gate.simulator.discrete.contender import Contender
-from ollama_gate.simulator.discrete.judge import SHARE_PERCENT, believed_free_bytes
+from ollama_gate.simulator.discrete.judge import SHARE_PERCENT, ready_on, told_free_bytes
 from ollama_gate.simulator.discrete.workload import ModelSpec, UpstreamSpec, Workload, is_at
 from ollama_gate.simulator.discrete.world import World
 
@@ -131,6 +132,7 @@ class Server:
         self, world: World, upstream: UpstreamSpec, max_queue: int, *, sends_keep_alive: bool
     ) -> None:
         self._world = world
+        self._random = random.Random(f"{world.workload.seed} {upstream.name}")
         self._max_loaded = upstream.loaded_limit
         self._max_queue = max_queue
         self._keep_alive_s = world.workload.keep_alive_s
@@ -229,10 +231,12 @@ class Server:
         most = max(free for free, _ in enough or offers)
         return next(bin_id for free, bin_id in enough or offers if free == most)
 
-    @staticmethod
-    def _free_bytes(card: Card) -> int:
-        believed = believed_free_bytes(card)
-        return card.spec.total_bytes - card.used_bytes if believed is None else believed
+    def _free_bytes(self, card: Card) -> int:
+        ready = ready_on(card)
+        if not ready:
+            return card.spec.total_bytes - card.used_bytes
+        # It goes through them in the order of a Go map.
+        return told_free_bytes(card, self._random.choice(ready), ready)
 
     def _victim(self) -> Ref:
         """The idle one with the shortest `keep_alive`, then by name; of all if none is idle."""
