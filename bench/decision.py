@@ -1,13 +1,16 @@
 """What one decision costs, by how many requests wait and for how many models.
 
-Usage: python bench/decision.py [--quick]
+Usage: python bench/decision.py [--quick] [--only SECTION]
 
-One card holds a model whose slots are all taken and one with slots to spare; everybody else waits
-for a model that fits beside neither. Each kind of event comes in turn, so that as many wait after
-a round as before. Times are processor time of the scheduler alone, without sockets; prints
-Markdown. Without --quick about a minute.
+Two sections. *world*: the discrete-event world keeps so many waiting that each size says, over
+everything that happens in life, on one card and on two. *events*: one card holds a model whose
+slots are all taken and one with slots to spare; everybody else waits for a model that fits beside
+neither, and each kind of event comes in turn, so that as many wait after a round as before.
+Times are processor time of the scheduler alone, without sockets; ratios are to the smallest size
+in the same run. Prints Markdown. Without --quick some minutes.
 """
 
+import argparse
 import gc
 import random
 import sys
@@ -21,6 +24,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.deciding.backlog import Size, decide
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Command, Forward
@@ -41,6 +45,13 @@ GIB: Final = 2**30
 CARD: Final = BinId("u/0")
 SIZES: Final = ((100, 10), (1_000, 30), (10_000, 100))
 """How many wait, for how many models."""
+WORLDS: Final = (
+    Size(waiting=100, models=10, clients=5),
+    Size(waiting=1_000, models=30, clients=20),
+    Size(waiting=10_000, models=100),
+    Size(waiting=10_000, models=100, clients=1_000),
+    Size(waiting=10_000, models=100, cards=2),
+)
 SPREADS_S: Final = {"nobody is overdue": 10.0, "many are overdue": 600.0}
 """Over how long those who wait have come."""
 FOOTPRINT_GIB: Final = {"taken": 12, "spare": 2}
@@ -159,10 +170,26 @@ def _cell(taken_s: list[float], least: list[float]) -> str:
     return f"{median(taken_s) * 1e6:,.0f} / {p99 * 1e6:,.0f} / {ratio:.1f}"
 
 
-def main() -> None:
-    rounds = 100 if "--quick" in sys.argv[1:] else 2_000
-    # What is measured is the scheduler, not the collector's pauses over the stage.
-    gc.disable()
+def print_world(decisions: int) -> None:
+    """Everything that happens, at each size; the goals are those of the largest on one card."""
+    print("\nProcessor time of a decision in µs; waiting x models x clients\n")
+    print("| size | median | p99 | max | median ÷ least | p99 ÷ least | most of it |")
+    print("|---|---:|---:|---:|---:|---:|---|")
+    least: tuple[float, float] | None = None
+    for size in WORLDS:
+        taken = decide(size, decisions)
+        half, late, most = median(taken.all), quantiles(taken.all, n=100)[-1], max(taken.all)
+        least = least or (half, late)
+        shares = {name: sum(each) for name, each in taken.by_event.items()}
+        dearest = max(shares, key=lambda name: shares[name])
+        figures = " | ".join(f"{each * 1e6:,.0f}" for each in (half, late, most))
+        ratios = f"{half / least[0]:.1f} | {late / least[1]:.1f}"
+        share = shares[dearest] / sum(shares.values())
+        print(f"| {size} | {figures} | {ratios} | {dearest} {share:.0%} |")
+
+
+def print_events(rounds: int) -> None:
+    """One kind of event after the other."""
     for title, spread_s in SPREADS_S.items():
         columns = [measure(*size, spread_s, rounds) for size in SIZES]
         print(f"\n{title}: µs, median / p99 / median ÷ that of {SIZES[0][0]} x {SIZES[0][1]}\n")
@@ -171,6 +198,19 @@ def main() -> None:
         for name in EVENTS:
             cells = [_cell(column[name], columns[0][name]) for column in columns]
             print(f"| {name} |", " | ".join(cells), "|")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer decisions")
+    parser.add_argument("--only", choices=("world", "events"))
+    given = parser.parse_args()
+    # What is measured is the scheduler, not the collector's pauses over the stage.
+    gc.disable()
+    if given.only != "events":
+        print_world(500 if given.quick else 5_000)
+    if given.only != "world":
+        print_events(100 if given.quick else 2_000)
 
 
 if __name__ == "__main__":
