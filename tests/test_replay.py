@@ -277,6 +277,75 @@ def test_work_is_found_again_from_the_times_that_it_took(name: str) -> None:
         assert works[str(each.number)] == pytest.approx(each.work_s, rel=1e-6)
 
 
+def trace_of(done: outcome.Result, workload: Workload) -> list[lines.AnyLine]:
+    """What a gate would have written that had been in the world."""
+    kinds = {model.name: number for number, model in enumerate(workload.models)}
+    bins = [bin_id for bin_id, _, _ in workload.bins()]
+    parts: list[lines.AnyLine] = [
+        began(
+            policy={"queue_max_size": 10**6},
+            bins=tuple(
+                lines.Place(
+                    bin=bin_id,
+                    upstream=upstream.name,
+                    reserve_bytes=card.reserve_bytes,
+                    max_loaded=upstream.loaded_limit,
+                )
+                for bin_id, upstream, card in workload.bins()
+            ),
+        )
+    ]
+    for bin_id, _, card in workload.bins():
+        size = card.total_bytes
+        parts.append(lines.Card(at=START, bin=bin_id, total_bytes=size, foreign_bytes=0))
+    for model in workload.models:
+        takes = lines.Takes(
+            footprint_bytes=model.footprint_bytes,
+            predicted_bytes=model.tested_bytes,
+            parallel=model.parallel,
+        )
+        number, name = kinds[model.name], model.name
+        where = {str(bin_id): takes for bin_id in bins}
+        parts.append(lines.Kind(number=number, model=f"sha256:{name}", name=name, takes=where))
+    parts += [
+        lines.LoadLine(
+            at=START + each.began_at,
+            bin=each.bin,
+            model=f"sha256:{each.model}",
+            took_s=each.ended_at - each.began_at,
+            ok=each.ok,
+        )
+        for each in done.loads
+    ]
+    parts += [
+        asked(
+            str(each.number),
+            each.arrived_at,
+            kinds[each.model],
+            priority=each.priority.name.lower(),
+            waited_s=each.wait_s,
+            ran_s=each.ended_at - (each.started_at or 0.0),
+            bin=each.bin,
+        )
+        for each in done.records
+    ]
+    return parts
+
+
+@pytest.mark.parametrize("name", ["alt2", "multi2", "clients"])
+def test_a_trace_replayed_as_it_was_comes_to_what_it_was(tmp_path: Path, name: str) -> None:
+    workload = FAMILIES[name].make(20)
+    done = SCHEDULINGS["gate"].run(workload)
+    path = write(tmp_path / "t.jsonl", *trace_of(done, workload))
+
+    found = rows(run(str(path), "--json"))
+
+    before, after = found["recorded"], found["gate, as it was"]
+    assert after["makespan_s"] == pytest.approx(before["makespan_s"], rel=0.05)
+    assert after["loads"] == pytest.approx(before["loads"], rel=0.1, abs=2)
+    assert after["waits"]["mean"] == pytest.approx(before["waits"]["mean"], rel=0.15)
+
+
 # -------------------------------------------------------------------- changes
 
 
