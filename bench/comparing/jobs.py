@@ -92,7 +92,7 @@ def perform(todo: Sequence[Job], processes: int, *, fresh: bool) -> Outcomes:
 
 
 def _one(job: Job, *, fresh: bool) -> Figures:
-    path = _remembered_at(job)
+    path = remembered_at(job)
     if path.exists() and not fresh:
         found: Figures = pickle.loads(path.read_bytes())  # noqa: S301  nobody else writes there
         return found
@@ -109,7 +109,8 @@ def _one(job: Job, *, fresh: bool) -> Figures:
     return done
 
 
-def _remembered_at(job: Job) -> Path:
+def remembered_at(job: Job) -> Path:
+    """Where the figures of a run are kept; elsewhere when anything changes that they depend on."""
     scheduling = job.column.scheduling
     known = (scheduling, job.column.parameters, job.family, job.seed)
     text = f"{known} {_code(SCHEDULINGS[scheduling].ours)}"
