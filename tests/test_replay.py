@@ -136,12 +136,12 @@ def test_the_largest_context_of_a_model_counts(tmp_path: Path) -> None:
 
 
 def test_two_models_that_had_one_name_are_told_apart(tmp_path: Path) -> None:
-    before = kind(0, "a")
-    after = msgspec.structs.replace(kind(1, "b"), name="a")
+    before = msgspec.structs.replace(kind(0, "a"), model="sha256-aaaaaaaabb")
+    after = msgspec.structs.replace(kind(1, "b"), model="sha256-bbbbbbbbaa", name="a")
 
     found = the_trace(tmp_path, began(), before, after, asked("r", 0.0), asked("s", 9.0, 1))
 
-    assert [model.name for model in found.workload.models] == ["a@a", "a@b"]
+    assert [model.name for model in found.workload.models] == ["a@aaaaaaaa", "a@bbbbbbbb"]
 
 
 def test_a_configured_budget_is_all_for_models(tmp_path: Path) -> None:

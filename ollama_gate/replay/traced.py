@@ -121,7 +121,7 @@ def _names(trace: Trace) -> dict[str, str]:
     for name in called.values():
         taken[name] += 1
     return {
-        model: name if taken[name] == 1 else f"{name}@{model.removeprefix('sha256:')[:8]}"
+        model: name if taken[name] == 1 else f"{name}@{model.removeprefix('sha256')[1:9]}"
         for model, name in called.items()
     }
 
