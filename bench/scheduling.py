@@ -1,7 +1,8 @@
 """Policies side by side on the named workloads, in the discrete-event world.
 
 Usage: python bench/scheduling.py [--quick] [--seeds 20-31] [--families alt2,zipf10,…]
-           [--policies gate,ollama,…] [--profile NAME] [--set kappa=8]… [--processes N] [--fresh]
+           [--policies gate,ollama,…] [--profile NAME] [--set kappa=8]… [--looks-anew]
+           [--processes N] [--fresh]
 
 Prints Markdown: ratios over all families, floods, the targets beside what was measured, and one
 table a family. `--set` and `--profile` add a column, `gate*`, which is the gate with those
@@ -57,6 +58,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--policies", help=f"of {', '.join(SCHEDULINGS)}")
     parser.add_argument("--profile", choices=PROFILES, help="of a further column")
     parser.add_argument("--set", action="append", type=parameter, default=[], dest="changes")
+    parser.add_argument(
+        "--looks-anew",
+        action="store_true",
+        help="of an Ollama that looks at a card before each load, as v0.32.15 does not",
+    )
     parser.add_argument("--processes", type=int, default=cpu_count())
     parser.add_argument("--fresh", action="store_true", help="look up no earlier run")
     return parser.parse_args()
@@ -83,6 +89,8 @@ def report(given: argparse.Namespace, seeds: list[int], outcomes: Outcomes) -> I
     yield f"Seeds {shown}; the policy was tuned on {TUNING_SEEDS[0]} to {TUNING_SEEDS[-1]}."
     if set(seeds) & set(TUNING_SEEDS):
         yield "These figures are of seeds that it was tuned on."
+    free = "looks at the card before each load" if given.looks_anew else "goes by an earlier look"
+    yield f"Ollama {free} where it tells what may be resident together."
     for change in [f"{name}={value}" for name, value in given.changes]:
         yield f"`{CHANGED}`: {change}"
     names = list(next(iter(outcomes.values())))
@@ -102,7 +110,7 @@ def main() -> None:
     given = arguments()
     seeds = list(given.seeds or (QUICK_SEEDS if given.quick else SEEDS))
     began = time.monotonic()
-    todo = jobs(columns(given), families(given), seeds)
+    todo = jobs(columns(given), families(given), seeds, looks_anew=given.looks_anew)
     outcomes = perform(todo, given.processes, fresh=given.fresh)
     for line in report(given, seeds, outcomes):
         print(line)

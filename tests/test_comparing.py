@@ -77,9 +77,11 @@ def test_a_run_is_looked_up_until_something_that_it_depends_on_changes() -> None
     renamed = replace(first, column=replace(first.column, name="gate*"))
     changed = replace(first, column=replace(first.column, parameters=(("kappa", 8.0),)))
 
-    places = {jobs.remembered_at(job) for job in (first, changed, replace(first, seed=2))}
+    others = (changed, replace(first, seed=2), replace(first, looks_anew=True))
 
-    assert len(places) == 3
+    places = {jobs.remembered_at(job) for job in (first, *others)}
+
+    assert len(places) == 4
     assert jobs.remembered_at(renamed) == jobs.remembered_at(first)
 
 

@@ -9,7 +9,7 @@ import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from ollama_gate.replay.contenders import SCHEDULINGS
 from ollama_gate.replay.figures import Figures, figures
 from ollama_gate.simulator.discrete.bound import lower_bound
 from ollama_gate.simulator.discrete.optimum import optimum
+from ollama_gate.simulator.discrete.workload import Workload
 from ollama_gate.simulator.workloads import FAMILIES, SMALL
 
 ROOT: Final = Path(__file__).parents[2]
@@ -50,21 +51,33 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run."""
+    """One run.
+
+    Attributes:
+        looks_anew: whether Ollama looks at a card before each load instead of going by what was
+            free at an earlier one, as v0.32.15 does.
+    """
 
     column: Column
     family: str
     seed: int
+    looks_anew: bool = False
 
 
 Outcomes = Mapping[str, Mapping[str, Sequence[Figures]]]
 """By a column's name, then by family: one for each seed, in the same order for all columns."""
 
 
-def jobs(columns: Sequence[Column], families: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+def jobs(
+    columns: Sequence[Column],
+    families: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    looks_anew: bool = False,
+) -> list[Job]:
     """Every column in every family, the longest runs first so that no process is left over."""
     found = [
-        Job(column=column, family=family, seed=seed)
+        Job(column=column, family=family, seed=seed, looks_anew=looks_anew)
         for family in families
         for seed in seeds_of(family, seeds)
         for column in columns
@@ -97,7 +110,7 @@ def _one(job: Job, *, fresh: bool) -> Figures:
         found: Figures = pickle.loads(path.read_bytes())  # noqa: S301  nobody else writes there
         return found
     family = WORKLOADS[job.family]
-    workload = family.make(job.seed)
+    workload = _with_ollama(family.make(job.seed), job.looks_anew)
     result = SCHEDULINGS[job.column.scheduling].run(workload, dict(job.column.parameters))
     bound = lower_bound(workload, result.records) if family.bounded else None
     best = optimum(workload) if job.family in SMALL else None
@@ -109,10 +122,15 @@ def _one(job: Job, *, fresh: bool) -> Figures:
     return done
 
 
+def _with_ollama(workload: Workload, looks_anew: bool) -> Workload:
+    upstreams = (replace(each, remembers_free=not looks_anew) for each in workload.upstreams)
+    return replace(workload, upstreams=tuple(upstreams))
+
+
 def remembered_at(job: Job) -> Path:
     """Where the figures of a run are kept; elsewhere when anything changes that they depend on."""
     scheduling = job.column.scheduling
-    known = (scheduling, job.column.parameters, job.family, job.seed)
+    known = (scheduling, job.column.parameters, job.family, job.seed, job.looks_anew)
     text = f"{known} {_code(SCHEDULINGS[scheduling].ours)}"
     return REMEMBERED / hashlib.sha256(text.encode()).hexdigest()
 
