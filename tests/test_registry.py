@@ -213,9 +213,9 @@ async def test_a_load_of_an_earlier_life_tells_how_long_the_next_will_take(
 async def test_the_upstreams_version_is_known_from_the_first_look_on(
     registry: Registry, ollama: SimulatedOllama, client: Ollama
 ) -> None:
-    assert registry._settings.version == ""
+    assert registry._terms.settings.version == ""
     await registry.residents()
-    assert registry._settings.version == await client.version() != ""
+    assert registry._terms.settings.version == await client.version() != ""
 
 
 async def test_a_version_is_asked_for_again_after_an_outage_and_may_be_withheld(
@@ -235,7 +235,7 @@ async def test_a_version_is_asked_for_again_after_an_outage_and_may_be_withheld(
     for _ in range(3):
         await registry.residents()
     assert len(asked_for) == 1
-    assert registry._settings.version == ""
+    assert registry._terms.settings.version == ""
     with monkeypatch.context() as patch:
         patch.setattr(client, "residents", away)
         with pytest.raises(UpstreamGoneError):
