@@ -2,14 +2,24 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from msgspec import structs
 
+from ollama_gate import fleet
 from ollama_gate.config import SchedulerConfig
+from ollama_gate.errors import (
+    UpstreamError,
+    UpstreamGoneError,
+    UpstreamLoopError,
+    UpstreamRefusedError,
+    UpstreamSilentError,
+)
 from ollama_gate.fleet import united
+from ollama_gate.footprint import Facts
 from ollama_gate.scheduler.types import (
     BinId,
     Exact,
@@ -284,6 +294,68 @@ async def test_what_is_away_is_a_place_for_those_who_wait_once_it_is_back(
     for model in (BIG, OTHER_BIG):
         pair[1].faults.unhang(model)
     assert {code for code, _ in await asyncio.gather(*asked)} == {200}
+
+
+# ------------------------------------------------------------------------------- who answers oddly
+
+
+async def means(site: Site, name: str) -> list[str]:
+    """The upstreams at which a name means the same, whoever says so first."""
+    assert site.fleet is not None
+    meaning = await site.fleet.meaning(RequestId("r"), name)
+    return [] if meaning is None else [member.name for member in meaning.members]
+
+
+async def never(*_: object, **__: object) -> Facts | None:
+    await asyncio.Event().wait()
+    return None
+
+
+def raising(error: UpstreamError) -> Callable[..., Awaitable[Facts | None]]:
+    async def facts(*_: object, **__: object) -> Facts | None:
+        raise error
+
+    return facts
+
+
+async def test_a_further_place_is_not_waited_for_but_remembered(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert site.fleet is not None
+    assert await means(site, SMALL) == ["simulated", "second"]
+    monkeypatch.setattr(fleet, "FURTHER_S", 0.01)
+    monkeypatch.setattr(site.fleet["second"].registry, "facts", never)
+    assert await means(site, SMALL) == ["simulated", "second"]
+
+
+@pytest.mark.parametrize(
+    ("error", "further"),
+    [
+        (UpstreamSilentError("it did not answer in time"), ["simulated"]),
+        (UpstreamLoopError("this gate"), ["simulated"]),
+        (UpstreamGoneError("refused"), ["simulated"]),
+        (UpstreamRefusedError(500, "unexpected EOF"), []),
+    ],
+)
+async def test_a_name_means_what_the_next_says_where_the_first_cannot(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: UpstreamError, further: list[str]
+) -> None:
+    assert site.fleet is not None
+    await means(site, SMALL)
+    monkeypatch.setattr(site.fleet["simulated"].registry, "facts", raising(error))
+    assert await means(site, SMALL) == ["second", *further]
+
+
+@pytest.mark.parametrize(
+    "error", [UpstreamSilentError("too late"), UpstreamRefusedError(500, "unexpected EOF")]
+)
+async def test_an_error_is_told_where_nobody_else_has_the_model(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: UpstreamError
+) -> None:
+    assert site.fleet is not None
+    monkeypatch.setattr(site.fleet["second"].registry, "facts", raising(error))
+    with pytest.raises(type(error)):
+        await means(site, ONLY_THERE)
 
 
 # ------------------------------------------------------------------------------- many views of one
