@@ -7,7 +7,7 @@ it is, and when, is the scheduler's to say.
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -103,19 +103,18 @@ class Fleet:
         """Those, or all, with the ones that are known to be away behind the others."""
         return sorted(members or self.members, key=lambda one: self._gate.is_away(one.name))
 
-    def silence(self, needs: Mapping[BinId, object] | None = None) -> str:
+    def silence(self, bins: Collection[BinId]) -> str:
         """Who does not answer, in words for a client.
 
         Args:
-            needs: of those whose bins these are alone, if there are any.
+            bins: of those whose bins these are alone, if there are any.
         """
-        bins = needs or {}
         asked = [one for one in self.members if not bins or self._has_bin(one, bins)]
         away = [one for one in asked if self._gate.is_away(one.name)] or asked
         urls = [one.ollama.url for one in away]
         return f"{' and '.join(urls)} {'does' if len(urls) == 1 else 'do'} not answer"
 
-    def _has_bin(self, member: Member, bins: Mapping[BinId, object]) -> bool:
+    def _has_bin(self, member: Member, bins: Collection[BinId]) -> bool:
         return any(self._gate.upstream_of(bin_id) == member.name for bin_id in bins)
 
     # ---------------------------------------------------------------- what a name means

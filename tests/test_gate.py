@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -762,6 +763,16 @@ async def test_what_is_in_use_is_vacated_for_no_longer_than_it_is_given(
     await gate.vacate(ModelKey("key of a"), 0.01)
     await gate.vacate(ModelKey("key of nothing"), LIMIT_S)
     assert len(gate.snapshot().runners) == 1
+    await client.leave()
+
+
+async def test_what_an_upstream_has_that_is_away_is_not_waited_for(
+    gate: Gate, engine: HandEngine
+) -> None:
+    client = await loaded(gate, engine, request("r"))
+    engine.away = UpstreamGoneError("refused")
+    gate.lost("here")
+    await asyncio.wait_for(gate.vacate(ModelKey("key of a"), math.inf), LIMIT_S)
     await client.leave()
 
 

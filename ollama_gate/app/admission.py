@@ -158,7 +158,8 @@ class Admission:
         limit = limits.words(refused, request.headers, self._config.queue, waited_s)
         text = limit or refusal.text
         if refusal.reason is Refusal.UPSTREAM_AWAY:
-            text = self._fleet.silence()
+            asked = refused.request
+            text = self._fleet.silence(asked.needs if asked else ())
         if refusal.wanted_bytes is not None:
             text = wire.never_fits_text(refusal.wanted_bytes, refusal.there_bytes)
         return wire.refusal(

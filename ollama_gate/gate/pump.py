@@ -3,17 +3,18 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, assert_never
 
 from ollama_gate import log
 from ollama_gate.gate.carrying import Hands
 from ollama_gate.gate.chronicle import Chronicle, Decision
+from ollama_gate.gate.outside import Outside
 from ollama_gate.gate.roles import Engine, Meter, Recorder, Witness
 from ollama_gate.gate.slots import RefusedError, Slot, Ticket, Tickets
 from ollama_gate.gate.tasks import Tasks
-from ollama_gate.gate.watching import WATCH_AWAY_S, Watch
+from ollama_gate.gate.watching import Watch
 from ollama_gate.scheduler import Machine, snapshot
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Command, Forward, Load, Prewarm, Refuse, Unload, Warn
@@ -70,7 +71,7 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = math.inf
         self._changed = asyncio.Event()
-        self.outside = 0
+        self._outside = Outside(machine, changed=self.changed, tell=self._tell)
 
     def _hands_on(self, name: str, engine: Engine, witness: Witness | None) -> Hands:
         watch = Watch(
@@ -107,7 +108,7 @@ class Gate:
 
     def release(self, model: ModelKey) -> bool:
         """Let a model go when nobody wants it any more; false if it is not there."""
-        if not any(runner.model == model for runner in self._machine.runners.values()):
+        if not self._runners_of(model):
             return False
         self._tell(ev.Released(model=model))
         return True
@@ -122,32 +123,28 @@ class Gate:
             upstream: where; otherwise wherever it is found.
         """
         now = asyncio.get_running_loop().time()
-        for runner in self._at(upstream):
-            if runner.model == model and runner.resident:
+        for runner in self._runners_of(model):
+            if runner.resident and upstream in {None, runner.bin.upstream}:
                 left_s = runner.expires_at - now if runner.idle else runner.keep_alive_s
                 return math.inf if runner.pinned else left_s
         return None
 
-    async def vacate(self, model: ModelKey, within_s: float, upstream: str | None = None) -> None:
-        """Let a model go, and wait for it: its name is about to mean something else.
-
-        Args:
-            model: which.
-            within_s: for so long.
-            upstream: where its going is waited for; otherwise everywhere.
-        """
+    async def vacate(self, model: ModelKey, within_s: float) -> None:
+        """Let a model go, and wait for it: its name is about to mean something else."""
         if not self.release(model):
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while any(each.model == model and _is_listed(each) for each in self._at(upstream)):
+                while any(map(self._is_listed, self._runners_of(model))):
                     await self.changed()
 
-    def _at(self, upstream: str | None) -> Iterator[Runner]:
-        """The runners of one upstream, or of all."""
-        for runner in self._machine.runners.values():
-            if upstream is None or runner.bin.upstream == upstream:
-                yield runner
+    def _runners_of(self, model: ModelKey) -> list[Runner]:
+        return [runner for runner in self._machine.runners.values() if runner.model == model]
+
+    def _is_listed(self, runner: Runner) -> bool:
+        """Whether an upstream has it, one that answers: nobody unloads it at another."""
+        leaving = runner.state is RunnerState.LEAVING
+        return not leaving and not self.is_away(runner.bin.upstream)
 
     async def await_upstream(
         self, request_id: RequestId, upstreams: Collection[str], within_s: float
@@ -158,28 +155,15 @@ class Gate:
             RefusedError: they stay away, the gate closes, or too many wait already, in the line
                 or here.
         """
-        self._make_sure(
-            request_id,
-            Refusal.QUEUE_FULL,
-            len(self._machine.line) + self.outside < self._machine.policy.queue_max_size,
+        watches = [self._hands[name].watch for name in upstreams]
+        await self._outside.wait(
+            request_id, lambda: any(watch.answers for watch in watches), within_s
         )
-        self.outside += 1
-        self._tell(ev.Ticked())
-        try:
-            async with asyncio.timeout(within_s):
-                while not any(self._hands[name].watch.answers for name in upstreams):
-                    self._make_sure(request_id, Refusal.SHUTTING_DOWN, not self._machine.closing)
-                    await self.changed()
-        except TimeoutError:
-            self._make_sure(request_id, Refusal.UPSTREAM_AWAY, False)
-        finally:
-            self.outside -= 1
 
-    @staticmethod
-    def _make_sure(request_id: RequestId, otherwise: Refusal, holds: bool) -> None:
-        if not holds:
-            retry_after_s = WATCH_AWAY_S if otherwise is Refusal.QUEUE_FULL else None
-            raise RefusedError(Refuse(id=request_id, reason=otherwise, retry_after_s=retry_after_s))
+    @property
+    def outside(self) -> int:
+        """How many wait for an upstream outside the line."""
+        return self._outside.count
 
     def lost(self, upstream: str) -> None:
         """Somebody saw that an upstream does not answer."""
@@ -382,7 +366,3 @@ class Gate:
         else:
             reason = error.refusal.reason.value
             self._recorder.unserved(ticket.request, "refused", now, reason)
-
-
-def _is_listed(runner: Runner) -> bool:
-    return runner.state is not RunnerState.LEAVING
