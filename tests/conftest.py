@@ -10,11 +10,10 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from msgspec import structs
 
-from ollama_gate.config import Config
 from ollama_gate.ollama import Ollama
 from ollama_gate.simulator import Settings, SimulatedOllama
 from ollama_gate.simulator.catalog import Model
-from ollama_gate.simulator.demo import SimulatedCard, gate_config
+from ollama_gate.simulator.demo import SimulatedCard, config_before
 from ollama_gate.site import Site
 from tests.upstreams import Upstreams, opened_upstreams
 
@@ -66,17 +65,6 @@ async def make_ollama() -> AsyncIterator[MakeOllama]:
 @pytest.fixture
 async def ollama(make_ollama: MakeOllama) -> SimulatedOllama:
     return await make_ollama()
-
-
-def config_before(*simulated: SimulatedOllama) -> Config:
-    """A gate before one of them or several; they are called `simulated`, `second`, `third`."""
-    first, *others = (gate_config(each.url, each.settings) for each in simulated)
-    names = ("second", "third")[: len(others)]
-    further = (
-        structs.replace(other.upstream, name=name)
-        for name, other in zip(names, others, strict=True)
-    )
-    return structs.replace(first, upstreams=(first.upstream, *further))
 
 
 @pytest.fixture

@@ -30,10 +30,11 @@ from ollama_gate.scheduler.types import (
     RequestId,
 )
 from ollama_gate.simulator import SimulatedOllama
+from ollama_gate.simulator.demo import config_before
 from ollama_gate.simulator.library import select
 from ollama_gate.site import Site
 from ollama_gate.wire import Ask, Endpoint, read
-from tests.conftest import MakeOllama, MakeSite, config_before
+from tests.conftest import MakeOllama, MakeSite
 from tests.test_app import BIG, EMBEDDER, OTHER_BIG, SMALL, Http, generate, post, status, until
 
 ONLY_THERE = "qwen2.5:7b"

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ollama_gate.config import Config, Listen
+from ollama_gate.config import Config, Listen, SchedulerConfig
 from ollama_gate.errors import CardError
 from ollama_gate.gpu import BUSY_S, Reading
 from ollama_gate.simulator.server import SimulatedOllama
@@ -116,12 +116,8 @@ def burst(count: int = REQUESTS, *, seed: int = 7) -> list[Job]:
 
 
 def gate_config(upstream_url: str, settings: Settings) -> Config:
-    """A gate in front of a simulated Ollama: defaults, its patience as fast as that world."""
+    """A gate in front of a simulated Ollama: defaults, its times as fast as that world."""
     default = Config()
-    tau_s, tau_cap_s = (
-        tuple(patience_s / settings.speed for patience_s in each)
-        for each in (default.scheduler.tau_s, default.scheduler.tau_cap_s)
-    )
     return structs.replace(
         default,
         listen=Listen(host="127.0.0.1", port=0),
@@ -135,7 +131,26 @@ def gate_config(upstream_url: str, settings: Settings) -> Config:
                 context_length=settings.context_length,
             ),
         ),
-        scheduler=structs.replace(default.scheduler, tau_s=tau_s, tau_cap_s=tau_cap_s),
+        scheduler=_faster(default.scheduler, settings.speed),
+    )
+
+
+def _faster(scheduler: SchedulerConfig, speed: float) -> SchedulerConfig:
+    """With every time that is configured or guessed in wall seconds of such a world."""
+
+    def shorter(seconds: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(each / speed for each in seconds)
+
+    return structs.replace(
+        scheduler,
+        tau_s=shorter(scheduler.tau_s),
+        tau_cap_s=shorter(scheduler.tau_cap_s),
+        half_life_s=scheduler.half_life_s / speed,
+        first_service_s=scheduler.first_service_s / speed,
+        first_load_s=scheduler.first_load_s / speed,
+        first_load_bytes_per_s=scheduler.first_load_bytes_per_s * speed,
+        first_unload_s=scheduler.first_unload_s / speed,
+        oom_backoff_s=shorter(scheduler.oom_backoff_s),
     )
 
 
@@ -159,13 +174,23 @@ async def run_demo(console: Console, stop: asyncio.Event, *, keep: bool) -> None
                 await stop.wait()
 
 
-def open_site(simulated: SimulatedOllama) -> Site:
-    """A gate before a simulated Ollama, to be used with `async with`."""
-    settings = simulated.settings
+def config_before(*simulated: SimulatedOllama) -> Config:
+    """A gate before one of them or several; they are called `simulated`, `second`, `third`."""
+    first, *others = (gate_config(each.url, each.settings) for each in simulated)
+    names = ("second", "third")[: len(others)]
+    further = (
+        structs.replace(other.upstream, name=name)
+        for name, other in zip(names, others, strict=True)
+    )
+    return structs.replace(first, upstreams=(first.upstream, *further))
+
+
+def open_site(*simulated: SimulatedOllama) -> Site:
+    """A gate before one simulated Ollama or several, to be used with `async with`."""
     return Site(
-        gate_config(simulated.url, settings),
-        card=SimulatedCard(simulated),
-        busy_poll_s=BUSY_S / settings.speed,
+        config_before(*simulated),
+        card=tuple(SimulatedCard(each) for each in simulated),
+        busy_poll_s=BUSY_S / simulated[0].settings.speed,
         temporary=True,
     )
 
