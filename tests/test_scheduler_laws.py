@@ -4,17 +4,21 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_gate.scheduler import Machine
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Command, Load, Unload
-from ollama_gate.scheduler.eviction import choose
+from ollama_gate.scheduler.demand import Demand
+from ollama_gate.scheduler.eviction import EXACT_UP_TO, cheapest, choose
 from ollama_gate.scheduler.fitting import Shortfall, most, shortfall
 from ollama_gate.scheduler.line import Line
 from ollama_gate.scheduler.memory import Books, Runner
+from ollama_gate.scheduler.pace import Pace
 from ollama_gate.scheduler.serving import serves
 from ollama_gate.scheduler.types import (
     Bin,
@@ -22,6 +26,7 @@ from ollama_gate.scheduler.types import (
     Launch,
     ModelKey,
     Need,
+    Policy,
     Priority,
     Request,
     RequestId,
@@ -85,6 +90,47 @@ def test_if_the_first_to_be_asked_suffices_alone_it_is_the_only_one(
 ) -> None:
     runners = [a_runner("first", wanted), *(a_runner(str(n), s) for n, s in enumerate(sizes))]
     assert choose(runners, lambda gone: lacking(wanted, list(gone))) == (runners[0],)
+
+
+priced = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 50)), max_size=7)
+
+
+@given(priced=priced, forced=st.integers(0, 2), wanted=st.integers(0, 40))
+def test_no_other_victims_that_suffice_would_cost_less(
+    priced: list[tuple[int, int]], forced: int, wanted: int
+) -> None:
+    runners = [a_runner(str(number), size) for number, (size, _) in enumerate(priced)]
+    costs = {runner: float(cost) for runner, (_, cost) in zip(runners, priced, strict=True)}
+    must, may = runners[:forced], runners[forced:]
+    victims = cheapest(
+        [(runner, costs[runner]) for runner in may],
+        lambda gone: lacking(wanted, list(gone)),
+        forced=must,
+    )
+    sets = [[*must, *chosen] for n in range(len(may) + 1) for chosen in combinations(may, n)]
+    enough = [sum(costs[r] for r in each) for each in sets if lacking(wanted, each) is None]
+    if isinstance(victims, Shortfall):
+        assert victims == lacking(wanted, runners)
+        assert enough == []
+        return
+    assert list(victims[: len(must)]) == must
+    assert lacking(wanted, victims) is None
+    assert sum(costs[runner] for runner in victims) == min(enough)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=EXACT_UP_TO + 1, max_size=14),
+    wanted=st.integers(1, 60),
+)
+def test_of_very_many_the_cheapest_that_suffice_go_and_none_could_be_spared(
+    sizes: list[int], wanted: int
+) -> None:
+    runners = [a_runner(f"{number:02}", size) for number, size in enumerate(sizes)]
+    victims = cheapest(
+        [(runner, float(number)) for number, runner in enumerate(runners)][::-1],
+        lambda gone: lacking(wanted, list(gone)),
+    )
+    assert victims == choose(runners, lambda gone: lacking(wanted, list(gone)))
 
 
 @given(order=st.permutations(["c", "d", "e"]), size=st.floats(1.0, 30.0))
@@ -174,8 +220,8 @@ looks = st.lists(
 """A class is looked at: how patient it is just then, and how long after the last look."""
 
 varied = {
-    "drawn": st.lists(guests, max_size=25),
-    "leaving": st.sets(st.integers(0, 24)),
+    "drawn": st.lists(guests, max_size=15),
+    "leaving": st.sets(st.integers(0, 14)),
     "looked": looks,
 }
 
@@ -351,6 +397,44 @@ def test_the_sums_over_those_who_wait_are_what_adding_up_gives_and_nothing_is_le
     watched.leave(set(range(len(drawn))))
     assert [line.everybody[p].squares(watched.now) for p in Priority] == [0.0, 0.0, 0.0]
     assert (list(line.models()), list(line.rows())) == ([], [])
+
+
+@given(**varied)
+def test_the_work_that_waits_is_what_looking_at_everybody_gives(
+    drawn: list[Guest], leaving: set[int], looked: list[tuple[Priority, int, int]]
+) -> None:
+    watched = Watched(drawn)
+    watched.look(looked)
+    watched.leave(leaving)
+    policy = Policy(tau_s=TAU_S, beta=0.5)
+    demand = Demand(policy, watched.line, Pace(policy))
+    demand.look(watched.now, {ModelKey("a")}, lambda _: 7.0, bins=2)
+    # An answer takes 4 s and the load of `b` 7 s; two bins share the work.
+    seconds = []
+    for priority in Priority:
+        ahead = [request for request in watched.joined if request.priority <= priority]
+        seconds.append((4.0 * len(ahead) + 7.0 * any(r.model == "b" for r in ahead)) / 2)
+    assert list(demand.backlog.seconds) == seconds
+    patience_s = [
+        min(max(tau_s, 0.5 * backlog_s), cap_s)
+        for tau_s, backlog_s, cap_s in zip(TAU_S, seconds, policy.tau_cap_s, strict=True)
+    ]
+    assert list(demand.backlog.patience_s) == patience_s
+
+    def work(requests: Sequence[Request]) -> float:
+        return sum(
+            policy.weights[r.priority]
+            * (1 + ((watched.now - r.arrived_at) / patience_s[r.priority]) ** 2)
+            for r in requests
+        )
+
+    of_a = [request for request in watched.joined if request.model == "a"]
+    assert demand.work_of_all() == pytest.approx(work(watched.joined))
+    assert demand.work(watched.line.groups(ModelKey("a"))) == pytest.approx(work(of_a))
+    patient = ((watched.line.patient_since(priority), priority) for priority in Priority)
+    assert list(demand.ends()) == [
+        since + patience_s[priority] for since, priority in patient if since is not None
+    ]
 
 
 def test_of_two_who_came_together_the_first_stands_first() -> None:
