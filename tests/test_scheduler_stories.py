@@ -491,7 +491,7 @@ def test_memory_comes_back_beside_one_that_stays() -> None:
         play.loaded(at + 0.5, model)
         play.leaves(at + 0.5, model)
     play.reads(3, 21)
-    assert play.arrives(4, "b1", "b") == [evict("a", "b", "14.2GiB", idle=2.5)]
+    assert play.arrives(4, "b1", "b", predicted=0.0) == [evict("a", "b", "14.2GiB", idle=2.5)]
     play.unloaded(5, "a")
     assert play.reads(6, 21) == []
     assert play.reads(7, 5) == [load("b", "b1", free=free(5), alone=False, waited=3)]
