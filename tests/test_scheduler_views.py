@@ -4,7 +4,7 @@ import math
 
 from ollama_gate.scheduler import snapshot
 from ollama_gate.scheduler.types import Cause, Launch, RunnerState, Waiting
-from tests.play import HIGH, LOW, Play, a_resident, gib
+from tests.play import HIGH, LOW, Play, a_plain_play, a_resident, gib
 
 Reason = tuple[Cause, tuple[str, ...], float | None]
 
@@ -155,6 +155,30 @@ def test_an_incumbent_within_its_quantum_is_waited_for() -> None:
     assert why(play, "4") == (Cause.BEHIND, ("c",), 35.5)
     [a_bin] = snapshot(play.machine).bins
     assert (a_bin.target, a_bin.victims) == ("c", ())
+
+
+def test_a_quantum_is_waited_for_even_where_others_may_still_be_loaded_before() -> None:
+    play = a_plain_play(tau_s=(0, 10, 20))
+    for number in range(3):
+        play.arrives(0, f"a{number}", "a")
+    play.loaded(2, "a")
+    play.arrives(3, "b1", "b")
+    play.arrives(5, "b2", "b")
+    play.arrives(5, "huge", "huge")
+    assert why(play, "b1") == (Cause.NO_ROOM, ("a",), 13)
+    play.ticks(13)
+    # `a` has 6 * (2 + 2) s; whoever waits with the overdue one waits for the same.
+    assert why(play, "b1") == why(play, "b2") == (Cause.QUANTUM, ("a",), 26)
+    assert why(play, "huge") == (Cause.NO_ROOM, ("a",), 15)
+
+
+def test_nobody_tells_when_what_is_pinned_goes() -> None:
+    play = a_plain_play(tau_s=(0, 10, 20))
+    play.sees(0, a_resident("a", pinned=True))
+    play.arrives(1, "1", "b")
+    assert why(play, "1") == (Cause.NO_ROOM, ("a",), 11)
+    play.ticks(11)
+    assert why(play, "1") == (Cause.NO_ROOM, ("a",), None)
 
 
 def test_what_is_leaving_is_waited_for() -> None:

@@ -309,7 +309,7 @@ class Cause(Enum):
     NO_ROOM = "no_room"
     """What is resident is in use or wanted, and patience has not ended yet."""
     QUANTUM = "quantum"
-    """It is no longer passed over, but what is resident has just begun its turn."""
+    """It has waited for long enough, but what is resident has just begun its turn."""
     DRAINING = "draining"
     """Its model is resident, but makes room for somebody who waited too long."""
     BACKING_OFF = "backing_off"

@@ -3,6 +3,7 @@
 Reads the machine's state and its last plans; decides nothing and changes nothing.
 """
 
+import math
 from collections.abc import Iterable
 
 from ollama_gate.scheduler.machine import Machine
@@ -101,7 +102,7 @@ def _waiting(
     match cause:
         case Cause.UPSTREAM_AWAY:
             until = machine.outage_deadline(request)
-        case Cause.BEHIND | Cause.NO_ROOM:
+        case Cause.BEHIND | Cause.NO_ROOM if not machine.line.overdue(request):
             until = machine.demand.ends_at(request.arrived_at, request.priority)
         case Cause.FOREIGN:
             here = (machine.books[bin_id] for bin_id in request.needs)
@@ -167,8 +168,16 @@ def _in_the_plans(machine: Machine, request: Request) -> Reason:
     for plan in plans:
         if plan is not None:
             return Cause.BEHIND, (plan.request.name,), None
-    here = (r for r in machine.runners.values() if r.bin.id in request.needs)
-    return Cause.NO_ROOM, _names(here), None
+    here = _names(r for r in machine.runners.values() if r.bin.id in request.needs)
+    if _is_overdue(machine, request) and machine.turn_ends < math.inf:
+        return Cause.QUANTUM, here, machine.turn_ends
+    return Cause.NO_ROOM, here, None
+
+
+def _is_overdue(machine: Machine, request: Request) -> bool:
+    """Whether anybody of its kind is."""
+    groups = (g for g in machine.line.groups(request.model) if g.kind == kind_of(request))
+    return machine.line.first_overdue(groups) is not None
 
 
 def _its_own(machine: Machine, plan: Plan | Held) -> Reason:
