@@ -531,18 +531,22 @@ async def test_it_is_said_where_room_runs_out_on_the_way(
     assert prewarmer.status()["read_bytes"] == pages.CHUNK_BYTES
 
 
-async def test_what_cannot_be_read_is_said_once(
-    make: MakePrewarmer, store: Store, now: Now, caplog: pytest.LogCaptureFixture
+async def test_what_cannot_be_read_is_said_once_until_something_can(
+    make: MakePrewarmer, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = store.put()
-    facts, prewarmer = store.facts(path), make()
-    path.unlink()
-    for _ in range(2):
-        await prewarmer.warm(facts)
-        now.s += prewarmer_again()
+    paths = [store.put(digit) for digit in "abcd"]
+    facts, prewarmer = [store.facts(path) for path in paths], make()
+    for path in (paths[0], paths[1], paths[3]):
+        path.unlink()
+    for one in facts[:2]:
+        await prewarmer.warm(one)
     assert told(prewarmer) == {"unreadable": 2}
     assert "No such file" in prewarmer.status()["problem"]
     assert caplog.text.count("not prewarmed") == 1
+    await prewarmer.warm(facts[2])
+    assert prewarmer.status()["problem"] is None
+    await prewarmer.warm(facts[3])
+    assert caplog.text.count("not prewarmed") == 2
 
 
 async def test_a_disk_that_fails_does_no_harm(
@@ -661,6 +665,9 @@ async def test_it_may_turn_out_on_the_way_that_it_cannot_help(
     assert told(warmer) == {"stopped": 1}
     assert warmer.status()["reason"] == SHARED
     assert caplog.text.count("no prewarming") == 1
+    idle = make()
+    idle.turn_off(SHARED)
+    assert idle.status()["on"] is False
 
 
 # ----------------------------------------------------------------------- with an upstream

@@ -80,7 +80,7 @@ async def test_a_reading_that_is_lost_is_told_to_the_gate(
 async def test_nothing_is_read_ahead_where_a_card_shares_main_memory(
     make_site: MakeSite, ollama: SimulatedOllama
 ) -> None:
-    site: Site = await make_site(ollama)
+    site: Site = await make_site(ollama, prewarm="auto")
     (post,) = site._posts
     prewarmer = post.member.prewarmer
     assert prewarmer is not None

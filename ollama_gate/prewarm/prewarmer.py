@@ -131,6 +131,7 @@ class Prewarmer:
         self._clock = clock
         self._tally = Tally()
         self._problem = ""
+        self._warned: set[Outcome] = set()
         self._reading: _Reading | None = None
         self._until: OrderedDict[ModelKey, float] = OrderedDict()
         if off:
@@ -189,9 +190,13 @@ class Prewarmer:
             self._until.move_to_end(facts.key)
             if len(self._until) > REMEMBERED:
                 self._until.popitem(last=False)
-        if result.problem and result.problem != self._problem:
-            _engine.warning("not prewarmed", model=facts.name, reason=result.problem)
         self._problem = result.problem
+        if result.outcome in {Outcome.READ, Outcome.CACHED}:
+            self._warned.clear()
+        if result.problem and result.outcome not in self._warned:
+            # What is wrong with one file is as a rule wrong with all.
+            self._warned.add(result.outcome)
+            _engine.warning("not prewarmed", model=facts.name, reason=result.problem)
         if result.read_bytes:
             _engine.info(
                 "prewarm",

@@ -121,6 +121,8 @@ def gate_config(upstream_url: str, settings: Settings) -> Config:
     return structs.replace(
         default,
         listen=Listen(host="127.0.0.1", port=0),
+        # What it says of files is made up.
+        prewarm="off",
         upstreams=(
             structs.replace(
                 default.upstream,
