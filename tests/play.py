@@ -104,13 +104,15 @@ class Play:
         cpu: bool = False,
         bins: Mapping[str, str] | None = None,
         heard: bool = True,
+        remembers_free: bool = True,
         **policy: Any,
     ) -> None:
         where = {"u/0": "u"} if bins is None else bins
         budget = None if capacity is None else gib(capacity)
         self.machine = Machine(
             upstreams=[
-                Upstream(name=name, max_loaded=max_loaded) for name in sorted(set(where.values()))
+                Upstream(name=name, max_loaded=max_loaded, remembers_free=remembers_free)
+                for name in sorted(set(where.values()))
             ],
             bins=[
                 Bin(id=BinId(bin_), upstream=name, capacity_bytes=budget, cpu=cpu)
