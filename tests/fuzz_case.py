@@ -20,13 +20,15 @@ it can do without, so that a larger one serves it as well."""
 class Model:
     """A model: what is thought that it takes, what it really takes, how long its load takes.
 
-    `bin` is the only one that has its file; `None` if all have.
+    `predicted` is the share of it by which Ollama goes, `bin` the only one that has its file;
+    `None` if all have.
     """
 
     name: str
     size: float = 4.0
     real: float = 4.0
     load_s: float = 2.0
+    predicted: float = 0.5
     bin: int | None = None
 
 

@@ -10,8 +10,10 @@ PRIORITIES = list(Priority)
 
 
 def draw(seed: int) -> fc.Case:
-    """One case; a fifth of them are calm, so that only the scheduler can make people wait."""
+    """One case; two fifths are calm, so that only the scheduler can make people wait."""
     rng = random.Random(seed)
+    if rng.random() < 0.1:
+        return _siege(rng)
     setup = _setup(rng)
     length_s = rng.choice([10.0, 30.0, 90.0])
     count = rng.randint(3, 40)
@@ -19,7 +21,39 @@ def draw(seed: int) -> fc.Case:
     if calm:
         setup = replace(setup, models=tuple(replace(m, real=m.size) for m in setup.models))
     stimuli = [_stimulus(rng, number, length_s, setup, calm=calm) for number in range(count)]
+    if not calm and rng.random() < 0.4:
+        # Somebody else works on the card as well.
+        setup = replace(setup, read_every_s=1.0, capacity=None)
+        for _ in range(rng.randint(1, 6)):
+            at, size = round(rng.uniform(0.0, length_s), 1), rng.choice([0.0, 6.0, 9.0, 12.0])
+            stimuli.append(fc.Foreign(at=at, bin=rng.randint(0, 1), size=size))
     return fc.Case(setup=setup, stimuli=tuple(sorted(stimuli, key=lambda s: s.at)))
+
+
+def _siege(rng: random.Random) -> fc.Case:
+    """Floods without end of some models, and few who ask for what floods or for what does not."""
+    models = tuple(fc.Model(name=name, size=16.0, real=16.0, load_s=1.0) for name in "abcd")
+    tau = rng.choice([(0.0, 0.0, 0.0), (2.0, 4.0, 8.0)])
+    policy = {
+        "tau_s": tau,
+        "tau_cap_s": tau,
+        "kappa": rng.choice([0.0, 1.0]),
+        "kappa_hi": 0.0,
+        "k_load": rng.choice([0, 1, 2]),
+        "k_slot": rng.choice([0, 1, 4]),
+    }
+    setup = fc.Setup(
+        models=models, parallel=rng.choice([1, 2]), unload_s=0.2, policy=tuple(policy.items())
+    )
+    floods = [
+        fc.Flood(at=0.0, number=number, model=number, clients=4, service_s=1.0, until=60.0)
+        for number in range(rng.randint(1, 3))
+    ]
+    few = [
+        replace(_arrival(rng, round(rng.uniform(1.0, 40.0), 1), number, setup), pinned=False)
+        for number in range(10, 10 + rng.randint(1, 6))
+    ]
+    return fc.Case(setup=setup, stimuli=tuple(sorted([*floods, *few], key=lambda s: s.at)))
 
 
 def _setup(rng: random.Random) -> fc.Setup:
@@ -55,6 +89,7 @@ def _model(rng: random.Random, name: str) -> fc.Model:
         size=size,
         real=real,
         load_s=rng.choice([0.5, 2.0, 5.0]),
+        predicted=rng.choice([0.5, 0.95]),
         bin=rng.choice([None, None, None, 0, 1]),
     )
 

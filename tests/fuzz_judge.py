@@ -16,6 +16,7 @@ scheduling, the rule says so:
   be on its way back: nothing is demanded there, but nothing forbidden is allowed either.
 """
 
+import math
 from collections.abc import Collection
 from typing import Protocol
 
@@ -38,7 +39,7 @@ from ollama_gate.scheduler.types import Refusal, Request, Snapshot
 from tests.fuzz_books import Books, Fate, Told
 from tests.fuzz_law import must
 from tests.fuzz_room import Room
-from tests.fuzz_sums import Sums
+from tests.fuzz_sums import Sums, tells_what_is
 
 RETRY_AFTER_S = 1.0, 120.0
 IDLE_TICKS = 50
@@ -83,7 +84,7 @@ class Judge:
         if self.views:
             self.view = snapshot(self.machine)
             self.sums.judge(self.machine.line)
-            self._tells_what_is()
+            tells_what_is(self.view, self.books)
             self._drains_for_somebody(before, commands)
         self._nobody_is_lost(event)
         self._serves_whom_it_was_loaded_for()
@@ -159,14 +160,21 @@ class Judge:
         must("pins stay", again or not told.pinned, f"{command} though it is pinned")
         owed = told.owes is not None and books.fates[told.owes].state == "waiting"
         must("14 loads serve", not owed, f"{command} before it served anybody")
-        wanted = [fate for fate in books.waiting.values() if books.serves(told, fate.request)]
-        others = (other for other in books.runners.values() if other is not told)
-        twins = [other for other in others if other.key not in self._drained_before]
-        # Who is served elsewhere as well does not need this one.
-        wanted = [f for f in wanted if not any(books.serves(t, f.request) for t in twins)]
+        wanted = self._need(told, self._drained_before)
         must("17 expires", not (wanted and isinstance(reason, Expired)), f"{command}, and wanted")
         if wanted and told.key not in self._drained_before:
             self._had_its_quantum(str(command), told)
+
+    def _need(self, told: Told, drained: Collection[tuple[str, str]]) -> list[Fate]:
+        """Who waits for a runner, and is served by no other that stays."""
+        books = self.books
+        others = [t for key, t in books.runners.items() if t is not told and key not in drained]
+        return [
+            fate
+            for fate in books.waiting.values()
+            if books.serves(told, fate.request)
+            and not any(books.serves(other, fate.request) for other in others)
+        ]
 
     def _had_its_quantum(self, what: str, told: Told) -> None:
         """8: who still has waiting work served somebody, and has had its turn."""
@@ -256,6 +264,13 @@ class Judge:
         """12: time alone is waited for in the future only, and never in a busy loop."""
         wake = self.machine.next_wakeup()
         must("12 wakes later", wake is None or wake > self.books.now, f"wakes at {wake}")
+        waiting = [fate.request for fate in self.books.waiting.values()]
+        due = [self.books.deadline_at(request) for request in waiting]
+        patient = [request for request in waiting if not self.machine.line.overdue(request)]
+        due += [self.books.surely_overdue_at(request) for request in patient]
+        first = min(due, default=math.inf)
+        in_time = first == math.inf or (wake is not None and wake <= first + 1e-6)
+        must("12 wakes in time", in_time, f"wakes at {wake}, and {first} is due")
         idle = isinstance(event, ev.Ticked) and not commands
         self._idle_ticks = self._idle_ticks + 1 if idle else 0
         must("12 busy loop", self._idle_ticks < IDLE_TICKS, "it wakes again and again")
@@ -265,6 +280,12 @@ class Judge:
         books = self.books
         if isinstance(event, ev.Cancelled) and event.id in books.fates:
             must("3 cancelled", books.fates[event.id].state != "waiting", f"{event.id} waits on")
+        queued = [f.request.client for f in books.waiting.values() if not f.request.accepted]
+        full = len(queued) > books.policy.queue_max_size
+        must("queue full", not full, f"{len(queued)} wait")
+        most = books.policy.queue_max_per_client
+        for client in set(queued) if most else ():
+            must("client full", queued.count(client) <= most, f"so many of {client}")
         must("3 closed", not (books.closed and books.waiting), "somebody waits at a closed gate")
         for fate in books.waiting.values():
             late = books.now >= books.deadline_at(fate.request)
@@ -318,26 +339,6 @@ class Judge:
 
     # ---------------------------------------------------------------- the snapshot
 
-    def _tells_what_is(self) -> None:
-        """5: what the scheduler says of itself is what was told to it."""
-        view, books = self.view, self.books
-        assert view is not None
-        waits = [waiting.request.id for waiting in view.waiting]
-        must("5 who waits", sorted(waits) == sorted(books.waiting), f"{waits}")
-        places = [waiting.position for waiting in view.waiting]
-        must("5 places", places == list(range(1, len(waits) + 1)), f"{places}")
-        runs = {request.id for request, _ in view.running}
-        must("5 who runs", runs == books.running.keys(), f"{sorted(runs)}")
-        told = books.runners
-        shown = {(r.bin, r.model): r for r in view.runners if r.state.value != "leaving"}
-        must("5 runners", shown.keys() == told.keys(), f"{sorted(shown)} and {sorted(told)}")
-        for key, runner in shown.items():
-            state = {"resident": "ready"}.get(runner.state.value, runner.state.value)
-            must("5 states", state == told[key].state, f"{key} is {told[key].state}, not {state}")
-            must("5 busy", set(runner.running) == told[key].running, f"{key}: {runner.running}")
-            same = told[key].launch.num_gpu == 0 or runner.footprint_bytes == told[key].bytes
-            must("19 as reported", same or told[key].state != "ready", f"{runner}")
-
     def _drains_for_somebody(
         self, before: set[tuple[str, str]], commands: Collection[Command]
     ) -> None:
@@ -355,9 +356,7 @@ class Judge:
             if told is None or not runner.draining or told.doubtful:
                 continue
             must("6 drains", runner.name in victims, f"{runner.name} is drained for nobody")
-            if told.key not in before and any(
-                books.suits(told, fate.request) for fate in books.waiting.values()
-            ):
+            if told.key not in before and self._need(told, self.drained()):
                 self._had_its_quantum(f"{told.key} is drained", told)
             if told.key in before:
                 begun = {c.id for c in commands if isinstance(c, Forward)} & told.running

@@ -48,9 +48,11 @@ class Room:
             least = request.needs[command.bin].footprint_bytes
             must("19 needs", command.footprint_bytes >= least, f"{command}, and it needs {least}")
         booked = books.ran_out.get((command.bin, command.model, command.launch), 0)
-        must(
-            "19 grows", command.footprint_bytes >= booked, f"{command}, and {booked} was too little"
-        )
+        limit = self._limit_bytes(books.readings[command.bin])
+        grown = int(booked * books.policy.oom_growth) - 1
+        booked = max(booked, grown if limit is None else min(grown, limit))
+        text = f"{command}, and {booked} was too little"
+        must("19 grows", command.footprint_bytes >= booked, text)
         at = books.ran_out_at.get((command.bin, command.model), -1e9)
         pause_s = books.policy.oom_backoff_s[0]
         must("19 pauses", books.now >= at + pause_s - 1e-9, f"{command} at once after it failed")
@@ -72,6 +74,8 @@ class Room:
         failed_at = books.ran_out_at.get(key, -1e9)
         recently = books.now < failed_at + books.policy.oom_backoff_s[1] + 0.1
         host = books.host_of(bin_id)
+        # Beside what never goes there may never be room for it.
+        recently = recently or any(told.pinned for told in books.on_host(host))
         return recently or not host.open or self._uncertain(books.readings[bin_id])
 
     def surely(self, bin_id: BinId, request: Request) -> bool:

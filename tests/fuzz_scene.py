@@ -191,6 +191,7 @@ class Scene(Backend):
             model.name,
             self.now,
             size=size,
+            predicted=size * model.predicted,
             bins=tuple(bins),
             launch=launch,
             num_ctx=launch.num_ctx or fc.AUTO_CTX,
@@ -215,7 +216,8 @@ class Scene(Backend):
         self.tell(ev.Left(id=client.request.id, completed=done))
         self._drop_doomed()
         if client.then is not None:
-            client.then()
+            # Who was not served does not ask again in the same breath.
+            self.after(0.1 if done else 1.0, client.then)
 
     def _died(self, request_id: RequestId) -> None:
         client = self.clients[request_id]
@@ -232,7 +234,7 @@ class Scene(Backend):
             return
         arrive = fc.Arrive(
             at=self.now,
-            number=(flood.number + 1) * 1000 + number,
+            number=(flood.number + 1) * 100_000 + number,
             model=flood.model,
             priority=flood.priority,
             client=f"flood{number % flood.clients}",
@@ -240,7 +242,7 @@ class Scene(Backend):
         )
         client = Client(request=self._request(arrive), service_s=flood.service_s)
         again = partial(self._flood, flood, number + flood.clients)
-        client.then = partial(self.after, 0.1, again)
+        client.then = again
         if flood.give_up_s is not None:
             self.after(flood.give_up_s, partial(self._give_up, client))
         self._arrive(client)
@@ -251,7 +253,7 @@ class Scene(Backend):
                 continue
             names = [model.name for model in self.setup.models]
             for _, model in sorted(self.judge.drained()):
-                number = (stimulus.number + 1) * 1000 + len(sent)
+                number = (stimulus.number + 1) * 100_000 + len(sent)
                 sent.append(number)
                 arrive = fc.Arrive(
                     at=self.now,

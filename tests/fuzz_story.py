@@ -76,6 +76,8 @@ def _asked(request: Request) -> str:
     given = [repr(str(request.id)), repr(str(request.model))]
     if SIZES.get(request.model) != size:
         given.append(f"size={_figure(size)}")
+    if need.predicted_bytes * 2 != need.footprint_bytes:
+        given.append(f"predicted={_figure(need.predicted_bytes / GIB)}")
     if list(request.needs) != ["u/0"]:
         given.append(f"bins={tuple(map(str, request.needs))}")
     for field in fields(Request):

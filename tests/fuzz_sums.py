@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from ollama_gate.scheduler.line import Line
 from ollama_gate.scheduler.ranks import Ages
-from ollama_gate.scheduler.types import Priority, Request, RequestId
+from ollama_gate.scheduler.types import Priority, Request, RequestId, Snapshot
 from tests.fuzz_books import Books
 from tests.fuzz_law import must
 
@@ -65,6 +65,25 @@ class Sums:
             else:
                 late = books.now > books.surely_overdue_at(request) + 1e-9
                 must("9 cap", not late, f"{request_id} has waited for too long, and is not overdue")
+
+
+def tells_what_is(view: Snapshot, books: Books) -> None:
+    """5: what the scheduler says of itself is what was told to it."""
+    waits = [waiting.request.id for waiting in view.waiting]
+    must("5 who waits", sorted(waits) == sorted(books.waiting), f"{waits}")
+    places = [waiting.position for waiting in view.waiting]
+    must("5 places", places == list(range(1, len(waits) + 1)), f"{places}")
+    runs = {request.id for request, _ in view.running}
+    must("5 who runs", runs == books.running.keys(), f"{sorted(runs)}")
+    told = books.runners
+    shown = {(r.bin, r.model): r for r in view.runners if r.state.value != "leaving"}
+    must("5 runners", shown.keys() == told.keys(), f"{sorted(shown)} and {sorted(told)}")
+    for key, runner in shown.items():
+        state = {"resident": "ready"}.get(runner.state.value, runner.state.value)
+        must("5 states", state == told[key].state, f"{key} is {told[key].state}, not {state}")
+        must("5 busy", set(runner.running) == told[key].running, f"{key}: {runner.running}")
+        same = told[key].launch.num_gpu == 0 or runner.footprint_bytes == told[key].bytes
+        must("19 as reported", same or told[key].state != "ready", f"{runner}")
 
 
 def _ids(requests: Collection[Request]) -> list[RequestId]:
