@@ -472,3 +472,16 @@ def test_an_expired_model_may_be_loaded_again() -> None:
     play.loaded(2, "a")
     play.leaves(3, "1")
     assert play.ticks(8) == [expire("a", idle=5, keep_alive=5)]
+
+
+def test_nobody_is_drained_any_more_where_another_bin_has_become_free() -> None:
+    bins = {"u/0": "u", "v/0": "v"}
+    play = Play(bins=bins, heard=False)
+    play.sees(0, upstream="v")
+    play.arrives(0, "a1", "a", bins=tuple(bins))
+    play.loaded(1, "a", "v/0")
+    play.arrives(2, "b1", "b", bins=tuple(bins))
+    play.ticks(123)
+    assert play.snapshot().bins[1].victims == ("a",)
+    assert play.sees(124, upstream="u") == [load("b", "b1", waited=122, where="u/0")]
+    assert play.snapshot().bins[1].victims == ()

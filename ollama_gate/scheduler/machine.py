@@ -23,6 +23,7 @@ from ollama_gate.scheduler.commands import (
     Expired,
     Forward,
     Load,
+    Prewarm,
 )
 from ollama_gate.scheduler.fitting import missing_alone
 from ollama_gate.scheduler.memory import Books, Runner
@@ -33,6 +34,7 @@ from ollama_gate.scheduler.state import Charge, Held, Plan
 from ollama_gate.scheduler.turns import first_of, take, turn_at
 from ollama_gate.scheduler.types import (
     Bin,
+    ModelKey,
     Policy,
     Refusal,
     Request,
@@ -51,6 +53,8 @@ class Machine(Mending):
     ) -> None:
         super().__init__(upstreams=upstreams, bins=bins, policy=policy, now=now)
         self._wakeup: float | None = None
+        # What each upstream was last asked to read ahead.
+        self._hinted: dict[str, ModelKey] = {}
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
         """Take in an event at the time `now`; return what is to be done, in order."""
@@ -120,6 +124,21 @@ class Machine(Mending):
             self._discard()
             self._relieve()
             self._expire()
+        if self.policy.prewarm:
+            self._hint()
+
+    def _hint(self) -> None:
+        """Have the file of who is next read ahead, one at a time, while nothing is loaded."""
+        for bin_id, books in self.books.items():
+            upstream = books.bin.upstream
+            plan = self.plans.get(bin_id)
+            request = self.next_up.get(bin_id) if plan is None else plan.request
+            if request is None or self.loading(upstream) or not self.is_open(books.bin):
+                continue
+            hinted = self._hinted.get(upstream)
+            if hinted is None or not any(self.line.groups(hinted)):
+                self._hinted[upstream] = request.model
+                self._commands.append(Prewarm(bin=bin_id, model=request.model, name=request.name))
 
     def _look(self) -> None:
         """See how much waits, and who of them has waited for too long."""
@@ -230,6 +249,7 @@ class Machine(Mending):
                 choice=choice,
             )
         )
+        self._hinted.pop(books.bin.upstream, None)
         self.runners[books.bin.id, request.model] = Runner(
             bin=books.bin,
             model=request.model,

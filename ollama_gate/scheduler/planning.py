@@ -42,6 +42,7 @@ def plan_all(state: State) -> None:
         held = len(state.plans)
         state.plans = dict(_kept(state))
     state.turn_ends = math.inf
+    state.next_up = {}
     if state.line:
         free = [books for books in state.books.values() if _is_free(state, books)]
         if free:
@@ -80,13 +81,28 @@ def _still(state: State, plan: Plan, books: Books) -> Plan | None:
     def without(gone: Collection[Runner]) -> Shortfall | None:
         return lacking(state, request, books, [r for r in staying if r not in gone])
 
-    if without(remaining) is not None:
-        # Memory has moved: what was decided would not do any more.
+    if without(remaining) is not None or _has_room_elsewhere(state, request, books, remaining):
+        # Memory has moved: what was decided would not do any more, or need not be done.
         return None
     forced = [runner for runner in remaining if runner.model == request.model]
     others = [runner for runner in remaining if runner.model != request.model]
     victims = without_spare([*forced, *others], without, keep=len(forced))
     return replace(plan, request=request, victims=victims)
+
+
+def _has_room_elsewhere(
+    state: State, request: Request, books: Books, victims: Sequence[Runner]
+) -> bool:
+    """Whether another bin has become free for it, and nobody has been asked to go yet."""
+    if not any(runner.running for runner in victims):
+        return False
+    others = (state.books[bin_id] for bin_id in request.needs if bin_id != books.bin.id)
+    return any(
+        _is_free(state, other)
+        and other.bin.upstream != books.bin.upstream
+        and lacking(state, request.at(other.bin.id), other, state.staying(other.bin)) is None
+        for other in others
+    )
 
 
 def _heir(state: State, request: Request, books: Books) -> Request | None:
@@ -147,9 +163,18 @@ class _Round:
         while self._free and self._candidates:
             option, rivals = self._best()
             if option is None:
-                return
+                break
             choice = replace(option.plan.choice, rivals=rivals)
             self._commit(option.candidate, option.books, replace(option.plan, choice=choice))
+        for books in self._free:
+            self._note_next(books)
+
+    def _note_next(self, books: Books) -> None:
+        """Say who is the most urgent of those that a bin has no room for yet."""
+        for candidate in self._candidates:
+            if self._may_try(candidate, books):
+                self._state.next_up[books.bin.id] = candidate.request.at(books.bin.id)
+                return
 
     def _commit(self, candidate: Candidate, books: Books, plan: Plan) -> None:
         passed = self._state.passed_in_bin
