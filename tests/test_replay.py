@@ -254,7 +254,7 @@ def test_an_answer_of_no_length_is_no_work() -> None:
     assert works_s([answer("r", 1.0, 1.0)], []) == {"r": 0.0}
 
 
-@pytest.mark.parametrize("name", ["zipf10_light", "multi2", "batch_chat_fit"])
+@pytest.mark.parametrize("name", ["tides", "batch_chat_fit"])
 def test_work_is_found_again_from_the_times_that_it_took(name: str) -> None:
     workload = FAMILIES[name].make(20)
     done = SCHEDULINGS["gate"].run(workload)
