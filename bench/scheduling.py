@@ -100,6 +100,7 @@ def report(given: argparse.Namespace, seeds: list[int], outcomes: Outcomes) -> I
     for column in (OURS, CHANGED):
         if column in outcomes and len(outcomes) > 1:
             yield from targets(outcomes, column)
+            yield from tables.by_family(outcomes, column)
     yield from tables.floods(outcomes)
     yield from tables.optima(outcomes)
     for name in names:

@@ -95,6 +95,14 @@ def test_ratios_below_1_say_that_the_gate_does_better() -> None:
     assert ratio[" makespan "] == " 1.00 "
 
 
+def test_the_ratio_of_one_family_is_that_of_its_means() -> None:
+    mixed = outcomes(["alt2"], [run(1.0), run(5.0)], [run(3.0), run(11.0)])
+
+    (row,) = [line for line in tables.by_family(mixed, "gate") if "alt2" in line]
+
+    assert row.split(" | ")[1] == "0.50"
+
+
 def test_a_target_is_met_when_it_is_not_exceeded() -> None:
     found = rows(list(targets(outcomes(["alt2"], [run(3.0)], [run(11.0)]), "gate")))
 

@@ -75,6 +75,29 @@ def ratios(outcomes: Outcomes, column: str) -> Iterator[str]:
     yield from table([f"{column} ÷", *RATIOS], rows)
 
 
+def by_family(outcomes: Outcomes, column: str) -> Iterator[str]:
+    """Where the means of the ratios come from: mean wait and high p99, family by family."""
+    ours = usual(outcomes[column])
+    others = [other for other in outcomes if other != column]
+    shown = ("mean", "high p99", "makespan")
+    head = ["family", *(f"{what} ÷ {other}" for other in others for what in shown)]
+    yield from table(
+        head,
+        (
+            [name, *(_of_one(name, ours, outcomes[o], what) for o in others for what in shown)]
+            for name in ours
+        ),
+    )
+
+
+def _of_one(
+    name: str, ours: Mapping[str, Figures], theirs: Mapping[str, Sequence[Figures]], what: str
+) -> str:
+    of, added = RATIOS[what]
+    one, other = {name: ours[name]}, {name: mean(theirs[name])}
+    return number(ratio(one, other, of, added=added), 2)
+
+
 def family(name: str, outcomes: Outcomes) -> Iterator[str]:
     """All policies on one family, means over the seeds; waits in seconds."""
     yield from ("", f"### {name}", "", WORKLOADS[name].about)
