@@ -66,6 +66,11 @@ class Engine:
         self._registry = registry
         self._keep_alive_s = keep_alive_s
 
+    @property
+    def remembers_free(self) -> bool:
+        """Whether its version plans with what a card had free when a runner was loaded."""
+        return self._registry.remembers_free
+
     async def load(self, command: Load) -> Loaded | LoadFailed | Interrupted:
         """Load a model, and see what it takes."""
         ledger, end = self._registry.ledger, LoadEnd.INTERRUPTED

@@ -68,6 +68,7 @@ class HandEngine:
     prewarmed: asyncio.Queue[Prewarm] = field(default_factory=asyncio.Queue)
     left_to_expire: list[tuple[str, Launch]] = field(default_factory=list)
     will_not_expire: frozenset[str] = frozenset()
+    remembers_free: bool = True
 
     async def next_load(self) -> Loading:
         return await asyncio.wait_for(self.loads.get(), LIMIT_S)
@@ -383,6 +384,16 @@ async def test_a_meter_hurries_while_memory_moves(gate: Gate, engine: HandEngine
 async def test_a_reading_is_taken_in(gate: Gate) -> None:
     gate.measured(HERE, 24 * GIB, 3 * GIB)
     assert gate.snapshot().bins[0].foreign_bytes == 3 * GIB
+
+
+async def test_the_scheduler_is_told_how_an_upstream_looks_at_its_card(
+    gate: Gate, engine: HandEngine
+) -> None:
+    await until(gate, engine.looked.is_set)
+    assert gate._machine.books[HERE].remembers_free
+    engine.remembers_free = False
+    gate.nudge("here")
+    await until(gate, lambda: not gate._machine.books[HERE].remembers_free)
 
 
 async def test_a_hint_is_handed_to_the_upstream_it_is_about(

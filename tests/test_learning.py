@@ -31,7 +31,7 @@ from ollama_gate.footprint import (
     read_show,
     unreported_bytes,
 )
-from ollama_gate.footprint.learning import KEPT_CONTEXTS, era, hides_a_cache
+from ollama_gate.footprint.learning import KEPT_CONTEXTS, era, hides_a_cache, remembers_free
 from ollama_gate.footprint.sightings import Sightings
 from ollama_gate.scheduler.types import Launch, ModelKey
 from tests.models import model
@@ -426,6 +426,18 @@ def test_another_eras_figure_moves_an_estimate_within_its_error_alone(old: str, 
 def test_eras_are_told_apart_by_the_version() -> None:
     versions = ["0.9.6", "0.12.10", "0.12.11", "0.24.0", "0.30.0", "0.32.15", "1.0.0", "", "main"]
     assert [era(version) for version in versions] == [2, 2, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_since_its_llama_server_ollama_remembers_what_was_free() -> None:
+    versions = ["0.24.0", "0.29.9", "0.30.0-rc1", "0.32.15", "0.0.0", ""]
+    assert [remembers_free(version) for version in versions] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_of_many_versions_the_last_few_are_kept(ollama: Ollama) -> None:

@@ -218,6 +218,29 @@ async def test_the_upstreams_version_is_known_from_the_first_look_on(
     assert registry._terms.settings.version == await client.version() != ""
 
 
+async def test_after_an_outage_an_older_ollama_plans_with_what_is_free_now(
+    client: Ollama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = ["0.32.15", "0.24.0"]
+
+    async def version() -> str:
+        return versions.pop(0)
+
+    async def away() -> list[Mapping[str, Any]]:
+        raise UpstreamGoneError("gone")
+
+    registry = registry_of(client)
+    monkeypatch.setattr(client, "version", version)
+    await registry.residents()
+    assert registry.remembers_free
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "residents", away)
+        with pytest.raises(UpstreamGoneError):
+            await registry.residents()
+    await registry.residents()
+    assert not registry.remembers_free
+
+
 async def test_a_version_is_asked_for_again_after_an_outage_and_may_be_withheld(
     client: Ollama, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_gate.scheduler.events import Observed
 from ollama_gate.scheduler.eviction import choose
 from ollama_gate.scheduler.fitting import Shortfall, shortfall
 from ollama_gate.scheduler.memory import GIB, Books, Runner, committed
 from ollama_gate.scheduler.readings import memory_is_back
 from ollama_gate.scheduler.types import Bin, BinId, Launch, ModelKey, Need, RunnerState
-from tests.play import gib
+from tests.play import Play, gib
 
 CARD = Bin(id=BinId("u/0"), upstream="u")
 BUDGET = Bin(id=BinId("u/0"), upstream="u", capacity_bytes=24 * GIB)
@@ -249,6 +250,17 @@ def test_an_ollama_that_remembers_nothing_believes_what_is_free() -> None:
     books = read(12, a_runner("a", 10), bin_=BUDGET)
     books.remembers_free = False
     assert books.ollama_free_bytes([a_runner("a", 10, free_at_load=11)]) == 12 * GIB
+
+
+def test_whether_an_ollama_remembers_is_learned_from_what_it_says_of_itself() -> None:
+    play = Play(bins={"u/0": "u", "v/0": "v"})
+    play.tell(1, Observed(upstream="u", residents=(), asked_at=1, remembers_free=False))
+    told = [books.remembers_free for books in play.machine.books.values()]
+    assert told == [False, True]
+    play.sees(2)
+    assert not play.machine.books[BinId("u/0")].remembers_free
+    play.tell(3, Observed(upstream="u", residents=(), asked_at=3, remembers_free=True))
+    assert play.machine.books[BinId("u/0")].remembers_free
 
 
 def test_ollama_never_believes_in_less_than_nothing() -> None:

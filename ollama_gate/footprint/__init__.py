@@ -11,7 +11,7 @@ from ollama_gate.footprint.cache import kv_bytes
 from ollama_gate.footprint.explained import Estimate, Part, Source, What
 from ollama_gate.footprint.facts import GGUF_HEADER_BYTES, Facts, Resident, read_ps, read_show
 from ollama_gate.footprint.launching import Resolved, resolve
-from ollama_gate.footprint.learning import Figure, Key, Lesson
+from ollama_gate.footprint.learning import Figure, Key, Lesson, remembers_free
 from ollama_gate.footprint.ollama_rules import (
     GIB,
     MIB,
@@ -65,6 +65,7 @@ __all__ = [
     "predicted_by_ollama",
     "read_ps",
     "read_show",
+    "remembers_free",
     "resolve",
     "unreported_bytes",
 ]

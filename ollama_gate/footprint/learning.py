@@ -45,6 +45,9 @@ HIDES_A_CACHE_SINCE: Final[Version] = (0, 30)
 `size_vram` (v0.32.15 `llm/llama_server.go`); no release without that is known."""
 ERAS: Final[tuple[Version, ...]] = ((0, 30), (0, 12, 11))
 """Where the meaning of `size_vram` changed: llama-server's log, allocations, an estimate."""
+REMEMBERS_FREE_SINCE: Final[Version] = (0, 30)
+"""From here on Ollama remembers what a card had free when a runner was loaded; v0.24.0 asks its
+runners what is free now (`GetDeviceInfos` of `llm/server.go`, `llm/llama_server.go`)."""
 _VERSION: Final = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
 
 
@@ -228,6 +231,14 @@ def era(version: str) -> int:
     """
     read = _read(version)
     return 0 if read is None else sum(read < begins for begins in ERAS)
+
+
+def remembers_free(version: str) -> bool:
+    """Whether that Ollama plans with what was free when its runners were loaded.
+
+    An unknown version, or a build of somebody's own (0.0.0), counts as of the newest.
+    """
+    return (_read(version) or REMEMBERS_FREE_SINCE) >= REMEMBERS_FREE_SINCE
 
 
 def _read(version: str) -> Version | None:

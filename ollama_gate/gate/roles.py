@@ -10,6 +10,10 @@ from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Request
 class Engine(Protocol):
     """One upstream, as the pump drives it."""
 
+    @property
+    def remembers_free(self) -> bool:
+        """Whether its version plans with what a card had free when a runner was loaded."""
+
     async def load(self, command: Load) -> ev.Loaded | ev.LoadFailed | ev.Interrupted:
         """Load a model, however long it takes."""
 

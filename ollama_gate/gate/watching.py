@@ -112,7 +112,14 @@ class Watch:
             self._came_back.set()
             self._came_back = asyncio.Event()
         self._healthy = True
-        self._tell(ev.Observed(upstream=self.name, residents=residents, asked_at=asked_at))
+        self._tell(
+            ev.Observed(
+                upstream=self.name,
+                residents=residents,
+                asked_at=asked_at,
+                remembers_free=self._engine.remembers_free,
+            )
+        )
 
     def lost(self, reason: str) -> None:
         """Somebody saw that it does not answer."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 
-from ollama_gate import names
+from ollama_gate import footprint, names
 from ollama_gate.config import Config, UpstreamConfig
 from ollama_gate.experience import Experience
 from ollama_gate.footprint import Facts
@@ -62,6 +62,11 @@ class Registry:
     def version(self) -> str:
         """Ollama's own, when it last answered; empty until it says."""
         return self._terms.settings.version
+
+    @property
+    def remembers_free(self) -> bool:
+        """Whether that version plans with what a card had free when a runner was loaded."""
+        return footprint.remembers_free(self.version)
 
     def card_has(self, total_bytes: int) -> None:
         """Take in how much memory the card has: Ollama's automatic context depends on it."""

@@ -282,6 +282,10 @@ class Booking(State):
         self.away_since.pop(event.upstream, None)
         if self.unsure_since.get(event.upstream, math.inf) <= event.asked_at:
             del self.unsure_since[event.upstream]
+        if event.remembers_free is not None:
+            for books in self.books.values():
+                if books.bin.upstream == event.upstream:
+                    books.remembers_free = event.remembers_free
         listed = {(resident.bin, resident.model): resident for resident in event.residents}
         for key, runner in list(self.runners.items()):
             if runner.bin.upstream == event.upstream and runner.since < event.asked_at:

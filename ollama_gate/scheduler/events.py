@@ -152,11 +152,13 @@ class Observed:
 
     Attributes:
         asked_at: when the question was sent; whatever changed after that is not contradicted.
+        remembers_free: as in `types.Upstream`, where its version tells; `None` leaves it as it is.
     """
 
     upstream: str
     residents: tuple[Resident, ...]
     asked_at: float
+    remembers_free: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
