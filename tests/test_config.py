@@ -1028,7 +1028,7 @@ def test_what_is_in_effect_is_shown_in_the_order_of_the_documented_file() -> Non
         ("scheduler.tau_cap", "[2m, 10m, 30m]", "default"),
         ("scheduler.beta", "1", "default"),
         ("scheduler.kappa", "6", "default"),
-        ("scheduler.kappa_hi", "4", "default"),
+        ("scheduler.kappa_hi", "2", "default"),
         ("scheduler.finish", "2", "default"),
         ("scheduler.stretch", "2", "default"),
         ("scheduler.k_load", "3", "default"),

@@ -324,10 +324,11 @@ def test_who_was_passed_over_is_counted_anew_for_the_next() -> None:
         (2, LOW, 6 * (2 + 2)),
         (2, NORMAL, 6 * (2 + 2)),
         # A higher class has to wait for less.
-        (2, HIGH, 4 * (2 + 2)),
+        (2, HIGH, 2 * (2 + 2)),
         # What is done in less time than two swaps, of 4 s, may take twice as long.
         (1, LOW, 2 * 6 * (2 + 2)),
-        (1, HIGH, 2 * 4 * (2 + 2)),
+        # But not where somebody of a higher class waits.
+        (1, HIGH, 2 * (2 + 2)),
     ],
 )
 def test_a_model_that_is_wanted_has_its_quantum(

@@ -62,7 +62,10 @@ class Incumbent:
         higher = self.top is not None and top < self.top
         # Its own last load counts if it took longer than usual.
         swap_s = max(self.reload_s, self.runner.load_s) + load_s
-        quantum_s = (policy.kappa_hi if higher else policy.kappa) * swap_s
+        if higher:
+            # Nor may it finish first: a long batch is short work to many slots.
+            return self.runner.ready_at + policy.kappa_hi * swap_s
+        quantum_s = policy.kappa * swap_s
         if self.queue_s < policy.finish * swap_s:
             quantum_s *= policy.stretch
         return self.runner.ready_at + quantum_s

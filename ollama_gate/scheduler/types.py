@@ -206,7 +206,8 @@ class Policy:
         kappa: quantum of a runner that still has waiting work, in units of the load times that
             replacing it costs; before that not even an overdue request takes its memory.
         kappa_hi: the same against a challenger of a higher class than anybody who waits for it.
-        finish: a runner whose waiting work is shorter than so many such swaps may finish it, ...
+        finish: a runner whose waiting work is shorter than so many such swaps may finish it, if
+            nobody of a higher class wants its memory, ...
         stretch: ... within this times its quantum.
         k_load: so many other models may be loaded in a bin before an overdue request's.
         k_slot: so many others may start on a runner before an overdue request.
@@ -238,7 +239,7 @@ class Policy:
     tau_cap_s: tuple[float, float, float] = (120.0, 600.0, 1800.0)
     beta: float = 1.0
     kappa: float = 6.0
-    kappa_hi: float = 4.0
+    kappa_hi: float = 2.0
     finish: float = 2.0
     stretch: float = 2.0
     k_load: int = 3
