@@ -58,7 +58,7 @@ FOOTPRINT_GIB: Final = {"taken": 12, "spare": 2}
 OTHERS_GIB: Final = 16
 SLOTS: Final = {"taken": 4, "spare": 1_000}
 # Nobody's turn ends, so that the state stays what it is.
-POLICY: Final = Policy(kappa=1e9, queue_max_size=1_000_000)
+POLICY: Final = Policy(kappa=1e9, kappa_hi=1e9, queue_max_size=1_000_000)
 
 EVENTS: Final = (
     "arrives and waits",
