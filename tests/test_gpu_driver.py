@@ -211,20 +211,21 @@ async def main():
     script.write_text(GOOD)
     site = Site(config, temporary=True)
     async with site, aiohttp.ClientSession(site.url) as http, asyncio.timeout(30):
-        tell = site._meters._tell
+        (meters,) = site._meters.values()
+        tell = meters._tell
 
         def told_of(reading):
             tell(reading)
             if isinstance(reading, CardError):
                 lost.set()
 
-        site._meters._tell = told_of
+        meters._tell = told_of
 
         async def status():
             async with http.get("/gate/status") as answer:
                 told.append((await answer.json())["bins"][0])
 
-        while site._meters._pollers[0].last is None:
+        while meters._pollers[0].last is None:
             await site.gate.changed()
         await status()
         script.write_text(LOST)

@@ -135,6 +135,9 @@ class Machine(Mending):
             request = self.next_up.get(bin_id) if plan is None else plan.request
             if request is None or self.loading(upstream) or not self.is_open(books.bin):
                 continue
+            if (bin_id, request.model) in self.runners:
+                # It is there, with other options, and so is its file.
+                continue
             hinted = self._hinted.get(upstream)
             if hinted is None or not any(self.line.groups(hinted)):
                 self._hinted[upstream] = request.model
