@@ -6,6 +6,7 @@ overload does not degenerate into first-come. It decides nothing.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from ollama_gate.scheduler.line import CLASSES, Line
@@ -14,6 +15,8 @@ from ollama_gate.scheduler.ranks import Ages, Group
 from ollama_gate.scheduler.types import ModelKey, Policy, Priority
 
 Triple = tuple[float, float, float]
+
+NOTHING = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +40,16 @@ class Demand:
         self._line = line
         self._pace = pace
         self._now = 0.0
+        # Integers, so that nothing is lost in adding and taking away.
+        self._ahead_us: dict[ModelKey, tuple[int, int, int]] = {}
+        self._total_us = [0, 0, 0]
+        self._resident: AbstractSet[ModelKey] = frozenset()
         self.backlog = Backlog(patience_s=policy.tau_s)
 
     def look(
         self,
         now: float,
-        resident: Collection[ModelKey],
+        resident: AbstractSet[ModelKey],
         load_s: Callable[[ModelKey], float],
         bins: int,
     ) -> None:
@@ -56,7 +63,9 @@ class Demand:
         """
         self._now = now
         policy = self._policy
-        seconds = self._seconds(resident, load_s, max(1, bins))
+        self._measure(resident, load_s)
+        total_high, total_normal, total_low = (us / max(1, bins) / 1e6 for us in self._total_us)
+        seconds = total_high, total_normal, total_low
         high, normal, low = (
             min(max(tau_s, policy.beta * backlog_s), cap_s)
             for tau_s, backlog_s, cap_s in zip(policy.tau_s, seconds, policy.tau_cap_s, strict=True)
@@ -65,23 +74,39 @@ class Demand:
         for priority in CLASSES:
             self._line.latch(priority, self.backlog.patience_s[priority], now)
 
-    def _seconds(
-        self, resident: Collection[ModelKey], load_s: Callable[[ModelKey], float], bins: int
-    ) -> Triple:
-        total = [0.0, 0.0, 0.0]
-        for model in self._line.models():
-            ahead = 0.0
-            coming_s = 0.0 if model in resident else load_s(model)
+    def _measure(self, resident: AbstractSet[ModelKey], load_s: Callable[[ModelKey], float]) -> None:
+        """Work out anew what has changed since the last look, and nothing else."""
+        changed = self._line.changed | self._pace.changed | (resident ^ self._resident)
+        self._line.changed.clear()
+        self._pace.changed.clear()
+        self._resident = resident
+        for model in changed:
+            before = self._ahead_us.pop(model, NOTHING)
+            after = self._ahead_of(model, resident, load_s)
+            if after != NOTHING:
+                self._ahead_us[model] = after
             for priority in CLASSES:
-                for group in self._line.groups(model):
-                    count = len(group.ranks[priority].row)
-                    if count:
-                        first = group.ranks[priority].row[0]
-                        service_s = self._pace.service_s(model, first.service_s)
-                        ahead += coming_s + count * service_s / first.parallel
-                        coming_s = 0.0
-                total[priority] += ahead
-        return total[0] / bins, total[1] / bins, total[2] / bins
+                self._total_us[priority] += after[priority] - before[priority]
+
+    def _ahead_of(
+        self, model: ModelKey, resident: AbstractSet[ModelKey], load_s: Callable[[ModelKey], float]
+    ) -> tuple[int, int, int]:
+        """What one model's requests take, of each class and those above it; microseconds."""
+        groups = tuple(self._line.groups(model))
+        if not groups:
+            return NOTHING
+        coming_s = 0.0 if model in resident else load_s(model)
+        ahead_s, seconds = 0.0, []
+        for priority in CLASSES:
+            for group in groups:
+                row = group.ranks[priority].row
+                if row:
+                    service_s = self._pace.service_s(model, row[0].service_s)
+                    ahead_s += coming_s + len(row) * service_s / row[0].parallel
+                    coming_s = 0.0
+            seconds.append(round(ahead_s * 1e6))
+        high, normal, low = seconds
+        return high, normal, low
 
     def ends(self) -> Iterable[float]:
         """When somebody of a class is overdue next, for each class."""

@@ -36,6 +36,8 @@ class Line:
         self.everybody = tuple(Ages(self._sequence) for _ in CLASSES)
         # A kind that nobody is of any more is absent.
         self._groups: dict[ModelKey, dict[Kind, Group]] = {}
+        # Models for which somebody has joined or left since whoever clears this last looked.
+        self.changed: set[ModelKey] = set()
         self._latches = [-math.inf, -math.inf, -math.inf]
         self._deadlines: list[tuple[float, int, RequestId]] = []
         self._of_client: dict[str, int] = {}
@@ -59,6 +61,7 @@ class Line:
         self._count += 1
         self._waiting[request.id] = request
         self._sequence[request.id] = self._count
+        self.changed.add(request.model)
         self._group_of(request).ranks[request.priority].add(request)
         self.everybody[request.priority].add(request)
         _count(self._of_client, request.client, 1)
@@ -70,6 +73,7 @@ class Line:
     def leave(self, request_id: RequestId) -> Request:
         """Take a request out."""
         request = self._waiting.pop(request_id)
+        self.changed.add(request.model)
         kind, groups = kind_of(request), self._groups[request.model]
         group = groups[kind]
         group.ranks[request.priority].remove(request)

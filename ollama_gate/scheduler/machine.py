@@ -55,6 +55,7 @@ class Machine(Mending):
         self._wakeup: float | None = None
         # What each upstream was last asked to read ahead.
         self._hinted: dict[str, ModelKey] = {}
+        self._unsettled = False
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
         """Take in an event at the time `now`; return what is to be done, in order."""
@@ -111,10 +112,11 @@ class Machine(Mending):
         for books in self.books.values():
             books.cover(self.in_bin(books.bin.id))
             books.watch(self.now)
-        settled = -1
-        while settled != len(self._commands):
-            # Whoever got a slot no longer wants a runner, which may make it somebody's victim;
-            # what is asked to go may be what another bin's plan lacked.
+        self._unsettled = True
+        while self._unsettled:
+            # Who got the last slot that was wanted makes a runner somebody's victim; what is
+            # asked to go may be what another bin's plan lacked.
+            self._unsettled = False
             settled = len(self._commands)
             self._judge_partial()
             self._refuse_what_never_fits()
@@ -124,6 +126,8 @@ class Machine(Mending):
             self._discard()
             self._relieve()
             self._expire()
+            done = self._commands[settled:]
+            self._unsettled |= not all(isinstance(command, Forward) for command in done)
         if self.policy.prewarm:
             self._hint()
 
@@ -298,6 +302,7 @@ class Machine(Mending):
         self.fairness.starts(request.priority, request.client, expected_s)
         runner.running[request.id] = request
         runner.served += 1
+        self._unsettled |= runner.served == 1 or not self.is_wanted(runner)
         if request.keep_alive_s is not None:
             runner.keep_alive_s = request.keep_alive_s
         self._commands.append(

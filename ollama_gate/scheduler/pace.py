@@ -37,6 +37,8 @@ class Pace:
         self._latest_loads: dict[ModelKey, float] = {}
         self._unloads: dict[str, float] = {}
         self._rates: dict[ModelKey, Rate] = {}
+        # Models of which something was learned since whoever clears this last looked.
+        self.changed: set[ModelKey] = set()
 
     # ---------------------------------------------------------------- what is seen
 
@@ -54,10 +56,12 @@ class Pace:
 
     def served(self, model: ModelKey, seconds: float) -> None:
         """A slot was held for so long, until its answer ended by itself."""
+        self.changed.add(model)
         self._services[model] = _mean(self._services.get(model), seconds, self._policy.ewma_service)
 
     def loaded(self, upstream: str, model: ModelKey, seconds: float) -> None:
         """A load took so long."""
+        self.changed.add(model)
         key = upstream, model
         self._loads[key] = _mean(self._loads.get(key), seconds, self._policy.ewma_load)
         self._latest_loads[model] = self._loads[key]

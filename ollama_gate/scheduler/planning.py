@@ -154,7 +154,7 @@ class _Round:
         self._candidates = candidates(state)
         self._work = state.demand.work_of_all()
         self._incumbents: dict[str, list[Incumbent]] = {}
-        self._limits: dict[tuple[BinId, bool], Limits] = {}
+        self._limits: dict[tuple[BinId, frozenset[Runner]], Limits] = {}
 
     def decide(self) -> None:
         """Give the bins away: to those they are kept for, then by the index."""
@@ -317,7 +317,8 @@ class _Round:
     def _option(self, candidate: Candidate, books: Books, *, interrupt: bool) -> _Option | None:
         state, bin_id = self._state, books.bin.id
         request = exact_if_must(state, candidate.request.at(bin_id), books)
-        if not self._limits_of(books, interrupt=interrupt).admit(state.need_of(request, bin_id)):
+        need = state.need_of(request, bin_id)
+        if not self._most_beside(books, self._firm(books, interrupt=interrupt)).admit(need):
             return None
         staying = [each.runner for each in self._here(books)]
 
@@ -332,6 +333,9 @@ class _Round:
             for each in yielding
         }
         if not all(runner in costs for runner in forced):
+            return None
+        firm = (runner for runner in staying if runner not in costs)
+        if not self._most_beside(books, firm).admit(need):
             return None
         eligible = [(r, cost.total) for r, cost in costs.items() if r not in forced]
         victims = cheapest(eligible, without, forced=forced)
@@ -359,8 +363,7 @@ class _Round:
         )
         plan = Plan(request=wide, victims=victims, missing=without(()), choice=choice)
         free = books.free_bytes([r for r in beside if r.bin.id == bin_id])
-        need = state.need_of(request, bin_id).footprint_bytes
-        left = math.inf if free is None else free - need
+        left = math.inf if free is None else free - need.footprint_bytes
         return _Option(candidate=candidate, books=books, plan=plan, left_bytes=left)
 
     def _here(self, books: Books) -> list[Incumbent]:
@@ -398,28 +401,29 @@ class _Round:
             yielding.append(each)
         return yielding
 
-    def _limits_of(self, books: Books, *, interrupt: bool) -> Limits:
-        """What nobody may exceed, whoever of those that may ever be asked goes.
+    def _most_beside(self, books: Books, firm: Iterable[Runner]) -> Limits:
+        """What nobody may exceed beside those who stay, whoever else goes.
 
         Most of those who wait fail for the same reason: it is not looked for with each of them.
         """
-        key = books.bin.id, interrupt
+        runners = frozenset(firm)
+        key = books.bin.id, runners
         if key not in self._limits:
-            state = self._state
-            firm = [
-                each.runner
-                for each in self._here(books)
-                if not each.runner.resident or not (each.spare or interrupt)
-            ]
-            here = [runner for runner in firm if runner.bin.id == books.bin.id]
+            here = [runner for runner in runners if runner.bin.id == books.bin.id]
             self._limits[key] = most(
                 books,
                 here,
-                elsewhere=len(firm) - len(here),
-                max_loaded=state.upstreams[books.bin.upstream].max_loaded,
-                whole=state.whole,
+                elsewhere=len(runners) - len(here),
+                max_loaded=self._state.upstreams[books.bin.upstream].max_loaded,
+                whole=self._state.whole,
             )
         return self._limits[key]
+
+    def _firm(self, books: Books, *, interrupt: bool) -> Iterator[Runner]:
+        """Who stays whoever the candidate is."""
+        for each in self._here(books):
+            if not each.runner.resident or not (each.spare or interrupt):
+                yield each.runner
 
 
 def _hardly_wanted(
