@@ -193,6 +193,14 @@ class Play:
     def wakes_at(self) -> float | None:
         return self.machine.next_wakeup()
 
+    def drains_at(self) -> float | None:
+        """When time alone makes it drain somebody; it looks before that, and to no avail."""
+        while (at := self.wakes_at()) is not None:
+            assert self.ticks(at) == []
+            if any(bin_.victims for bin_ in self.snapshot().bins):
+                break
+        return at
+
 
 def a_plain_play(**more: Any) -> Play:
     """A scheduler whose sums are easily done.

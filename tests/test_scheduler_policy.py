@@ -340,7 +340,7 @@ def test_a_model_that_is_wanted_has_its_quantum(
     play.loaded(2, "a")
     play.arrives(3, "b1", "b", priority=challenger)
     assert not is_draining(play)
-    assert play.wakes_at() == 2 + turn_s
+    assert play.drains_at() == 2 + turn_s
     play.ticks(2 + turn_s)
     assert is_draining(play)
 
@@ -352,7 +352,7 @@ def test_slots_make_a_queue_shorter() -> None:
     play.loaded(2, "a")
     play.arrives(3, "b1", "b")
     # Three wait: 6 s for two slots, less than two swaps.
-    assert play.wakes_at() == 2 + 2 * 24
+    assert play.drains_at() == 2 + 2 * 24
 
 
 def test_a_quantum_is_measured_by_the_loads_that_are_known() -> None:
@@ -361,7 +361,7 @@ def test_a_quantum_is_measured_by_the_loads_that_are_known() -> None:
         play.arrives(0, f"a{number}", "a")
     play.loaded(5, "a")
     play.arrives(6, "b1", "b")
-    assert play.wakes_at() == 5 + 6 * (5 + 2)
+    assert play.drains_at() == 5 + 6 * (5 + 2)
 
 
 def test_one_is_served_even_where_there_is_no_quantum_at_all() -> None:

@@ -235,6 +235,7 @@ def test_a_model_with_waiting_work_keeps_its_quantum_even_from_the_impatient() -
     play = in_its_quantum()
     play.arrives(9.5, "a3", "a", priority=LOW)
     assert play.leaves(10, "a1") == [forward("a2", 2)]
+    assert play.ticks(20) == []
     assert play.wakes_at() == 32
     play.arrives(31, "a4", "a", priority=LOW)
     assert play.leaves(31.5, "a2") == [forward("a3", 22)]

@@ -4,66 +4,91 @@ What it is worth to load each, and for whom it would be done; where, and in whos
 elsewhere.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from ollama_gate.scheduler.line import Place
 from ollama_gate.scheduler.ranks import Group
 from ollama_gate.scheduler.serving import would_share
 from ollama_gate.scheduler.state import Plan, State
-from ollama_gate.scheduler.types import BinId, ModelKey, Priority, Request, RunnerState
+from ollama_gate.scheduler.types import BinId, Priority, Request, RunnerState
 
 SHORTEST_S = 0.001
 """No visit is shorter, whatever was measured."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A model that is to be loaded, and for whom.
+    """A model that is to be loaded, and for whom. What it is worth is worked out when it matters.
 
     Attributes:
         request: whose options it would be loaded with: the overdue one's, else the first one's.
-        waiting: how many it would serve.
-        top: the highest class of the overdue among them, or of all where nobody is overdue.
-        work: the weighted work of all.
-        least_s: the shortest that a visit can be, in seconds.
-        overdue: where the first of them stands who has been passed over for too long.
-        replica: it is resident already and would be so once more.
+        overdue: where the first of those stands who were passed over for too long.
     """
 
-    request: Request
-    waiting: int
-    top: Priority
-    work: float
-    least_s: float
-    overdue: Place | None
-    replica: bool = False
+    def __init__(self, state: State, groups: Sequence[Group]) -> None:
+        elder = state.line.first_overdue(groups)
+        self._state = state
+        self._groups = groups
+        self.request = _first(state, groups) if elder is None else elder
+        self.overdue: Place | None = None if elder is None else state.line.place(elder)
+
+    @cached_property
+    def _shared(self) -> Sequence[Group]:
+        """Those whom it would serve."""
+        if len(self._groups) == 1:
+            return self._groups
+        return [group for group in self._groups if would_share(self.request, group.first)]
+
+    @cached_property
+    def waiting(self) -> int:
+        """How many it would serve."""
+        return sum(len(group) for group in self._shared)
+
+    @cached_property
+    def top(self) -> Priority:
+        """The highest class of the overdue among them, or of all where nobody is overdue."""
+        line = self._state.line
+        firsts = (rank.row[0] for group in self._shared for rank in group.ranks if rank.row)
+        return min(r.priority for r in firsts if self.overdue is None or line.overdue(r))
+
+    @cached_property
+    def work(self) -> float:
+        """The weighted work of all."""
+        return self._state.demand.work(self._shared)
+
+    @cached_property
+    def bound(self) -> float:
+        """An index that it cannot exceed anywhere: as if it served one, where it loads fastest."""
+        request, state = self.request, self._state
+        load_s = min(state.load_s_of(request.at(b), b) for b in request.needs)
+        return self.work / max(load_s + self._service_s, SHORTEST_S)
 
     @property
-    def bound(self) -> float:
-        """An index that it cannot exceed anywhere."""
-        return self.work / self.least_s
-
-    def service_s(self, state: State) -> float:
+    def _service_s(self) -> float:
         """How long one answer holds a slot."""
-        return state.pace.service_s(self.request.model, self.request.service_s)
+        return self._state.pace.service_s(self.request.model, self.request.service_s)
 
-    def visit_s(self, state: State, bin_id: BinId) -> float:
+    def visit_s(self, bin_id: BinId) -> float:
         """How long a visit takes: unload, load, and the service of all who wait and will come."""
+        state = self._state
         load_s = state.load_s_of(self.request.at(bin_id), bin_id)
         unload_s = state.pace.unload_s(state.books[bin_id].bin.upstream)
         arrivals = state.pace.rate(self.request.model, state.now) * load_s
         rounds = max(1.0, (self.waiting + arrivals) / self.request.at(bin_id).parallel)
-        return max(unload_s + load_s + self.service_s(state) * rounds, SHORTEST_S)
+        return max(unload_s + load_s + self._service_s * rounds, SHORTEST_S)
 
 
 def candidates(state: State) -> list[Candidate]:
-    """Everybody who waits for what is not there, the most urgent first by their bounds."""
-    found = (_candidate(state, model, groups) for model, groups in _homeless(state))
+    """Everybody who waits for what is not there."""
+    return [Candidate(state, groups) for groups in _homeless(state)]
+
+
+def by_bound(state: State, found: Iterable[Candidate]) -> list[Candidate]:
+    """Some of them, the most urgent first."""
     return sorted(found, key=lambda each: (-each.bound, state.line.joined(each.request)))
 
 
-def _homeless(state: State) -> Iterator[tuple[ModelKey, Sequence[Group]]]:
+def _homeless(state: State) -> Iterator[Sequence[Group]]:
     present = {
         runner.model for runner in state.runners.values() if runner.state is not RunnerState.LEAVING
     }
@@ -75,9 +100,12 @@ def _homeless(state: State) -> Iterator[tuple[ModelKey, Sequence[Group]]]:
         for bin_id, plan in plans:
             if plan.request.model == model:
                 groups = [g for g in groups if not is_served_by(plan, bin_id, g.first)]
-        # Who may go elsewhere is not held up with who may not.
-        for needs in {frozenset(group.first.needs): None for group in groups}:
-            yield model, [group for group in groups if group.first.needs.keys() == needs]
+        if len(groups) == 1:
+            yield groups
+        else:
+            # Who may go elsewhere is not held up with who may not.
+            for needs in {frozenset(group.first.needs): None for group in groups}:
+                yield [group for group in groups if group.first.needs.keys() == needs]
 
 
 def is_served_by(plan: Plan, bin_id: BinId, request: Request) -> bool:
@@ -85,32 +113,8 @@ def is_served_by(plan: Plan, bin_id: BinId, request: Request) -> bool:
     return bin_id in request.needs and would_share(plan.request, request.at(bin_id))
 
 
-def _candidate(state: State, model: ModelKey, groups: Sequence[Group]) -> Candidate:
-    elder = state.line.first_overdue(groups)
-    request = _first(state, groups) if elder is None else elder
-    shared = groups
-    if len(groups) > 1:
-        shared = [group for group in groups if would_share(request, group.first)]
-    overdue = (rank.row[0] for group in shared for rank in group.ranks if rank.row)
-    tops = (r.priority for r in overdue if elder is None or state.line.overdue(r))
-    return Candidate(
-        request=request,
-        waiting=sum(len(group) for group in shared),
-        top=min(tops),
-        work=state.demand.work(shared),
-        least_s=_least_s(state, model, request),
-        overdue=None if elder is None else state.line.place(elder),
-    )
-
-
 def _first(state: State, groups: Sequence[Group]) -> Request:
     if len(groups) == 1:
         return groups[0].first
     firsts = (group.first for group in groups)
     return min(firsts, key=lambda each: (each.priority, each.arrived_at, state.line.joined(each)))
-
-
-def _least_s(state: State, model: ModelKey, request: Request) -> float:
-    service_s = state.pace.service_s(model, request.service_s)
-    load_s = min(state.load_s_of(request.at(b), b) for b in request.needs)
-    return max(load_s + service_s, SHORTEST_S)

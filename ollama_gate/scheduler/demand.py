@@ -74,7 +74,9 @@ class Demand:
         for priority in CLASSES:
             self._line.latch(priority, self.backlog.patience_s[priority], now)
 
-    def _measure(self, resident: AbstractSet[ModelKey], load_s: Callable[[ModelKey], float]) -> None:
+    def _measure(
+        self, resident: AbstractSet[ModelKey], load_s: Callable[[ModelKey], float]
+    ) -> None:
         """Work out anew what has changed since the last look, and nothing else."""
         changed = self._line.changed | self._pace.changed | (resident ^ self._resident)
         self._line.changed.clear()

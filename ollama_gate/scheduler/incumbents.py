@@ -70,6 +70,13 @@ class Incumbent:
             quantum_s *= policy.stretch
         return self.runner.ready_at + quantum_s
 
+    def least_quantum_s(self, policy: Policy) -> float:
+        """The shortest quantum that it can have, whoever the challenger is."""
+        swap_s = max(self.reload_s, self.runner.load_s)
+        if self.top is Priority.HIGH:
+            return policy.kappa * swap_s
+        return min(policy.kappa, policy.kappa_hi) * swap_s
+
     def wanted_again(self, visit_s: float) -> float:
         """How probable it is that somebody asks for it during a visit of another."""
         return 1.0 if self.waiting else 1.0 - math.exp(-self.rate_per_s * visit_s)

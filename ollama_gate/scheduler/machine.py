@@ -28,7 +28,7 @@ from ollama_gate.scheduler.commands import (
 from ollama_gate.scheduler.fitting import missing_alone
 from ollama_gate.scheduler.memory import Books, Runner
 from ollama_gate.scheduler.mending import Mending
-from ollama_gate.scheduler.planning import lacking, plan_all
+from ollama_gate.scheduler.planning import lacking, most_urgent, plan_all
 from ollama_gate.scheduler.serving import context_to_name
 from ollama_gate.scheduler.state import Charge, Held, Plan
 from ollama_gate.scheduler.turns import first_of, take, turn_at
@@ -134,16 +134,15 @@ class Machine(Mending):
     def _hint(self) -> None:
         """Have the file of who is next read ahead, one at a time, while nothing is loaded."""
         for bin_id, books in self.books.items():
-            upstream = books.bin.upstream
+            upstream, hinted = books.bin.upstream, self._hinted.get(books.bin.upstream)
+            if hinted is not None and any(self.line.groups(hinted)):
+                continue
+            if not self.line or self.loading(upstream) or not self.is_open(books.bin):
+                continue
             plan = self.plans.get(bin_id)
-            request = self.next_up.get(bin_id) if plan is None else plan.request
-            if request is None or self.loading(upstream) or not self.is_open(books.bin):
-                continue
-            if (bin_id, request.model) in self.runners:
-                # It is there, with other options, and so is its file.
-                continue
-            hinted = self._hinted.get(upstream)
-            if hinted is None or not any(self.line.groups(hinted)):
+            request = most_urgent(self, books) if plan is None else plan.request
+            # What is there with other options has its file in the cache as well.
+            if request is not None and (bin_id, request.model) not in self.runners:
                 self._hinted[upstream] = request.model
                 self._commands.append(Prewarm(bin=bin_id, model=request.model, name=request.name))
 

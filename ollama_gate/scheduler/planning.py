@@ -14,7 +14,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ollama_gate.scheduler.candidates import Candidate, candidates, is_served_by
+from ollama_gate.scheduler.candidates import Candidate, by_bound, candidates, is_served_by
 from ollama_gate.scheduler.commands import Choice
 from ollama_gate.scheduler.context import exact_if_must, widest
 from ollama_gate.scheduler.eviction import cheapest, without_spare
@@ -42,11 +42,15 @@ def plan_all(state: State) -> None:
         held = len(state.plans)
         state.plans = dict(_kept(state))
     state.turn_ends = math.inf
-    state.next_up = {}
     if state.line:
         free = [books for books in state.books.values() if _is_free(state, books)]
         if free:
             _Round(state, free).decide()
+
+
+def most_urgent(state: State, books: Books) -> Request | None:
+    """Who is next for a bin that nothing is decided for, if there were room."""
+    return _Round(state, [books]).most_urgent(books)
 
 
 def _is_free(state: State, books: Books) -> bool:
@@ -154,6 +158,8 @@ class _Round:
         self._candidates = candidates(state)
         self._work = state.demand.work_of_all()
         self._incumbents: dict[str, list[Incumbent]] = {}
+        self._firms: dict[tuple[BinId, bool], frozenset[Runner]] = {}
+        self._pins = any(runner.pinned for runner in state.runners.values())
         self._limits: dict[tuple[BinId, frozenset[Runner]], Limits] = {}
 
     def decide(self) -> None:
@@ -166,15 +172,13 @@ class _Round:
                 break
             choice = replace(option.plan.choice, rivals=rivals)
             self._commit(option.candidate, option.books, replace(option.plan, choice=choice))
-        for books in self._free:
-            self._note_next(books)
 
-    def _note_next(self, books: Books) -> None:
-        """Say who is the most urgent of those that a bin has no room for yet."""
-        for candidate in self._candidates:
+    def most_urgent(self, books: Books) -> Request | None:
+        """The most urgent of those that a bin may load, whether there is room for it or not."""
+        for candidate in by_bound(self._state, self._candidates):
             if self._may_try(candidate, books):
-                self._state.next_up[books.bin.id] = candidate.request.at(books.bin.id)
-                return
+                return candidate.request.at(books.bin.id)
+        return None
 
     def _commit(self, candidate: Candidate, books: Books, plan: Plan) -> None:
         passed = self._state.passed_in_bin
@@ -196,6 +200,7 @@ class _Round:
             ]
         # What others may still have of this upstream has changed.
         self._limits.clear()
+        self._firms.clear()
         self._incumbents.clear()
 
     # ---------------------------------------------------------------- bounded bypass
@@ -243,7 +248,8 @@ class _Round:
         """The candidate with the largest index, where it has it; and whom it was weighed with."""
         best: _Option | None = None
         weighed: list[_Option] = []
-        for candidate in self._candidates:
+        possible = filter(self._may_fit, self._candidates)
+        for candidate in by_bound(self._state, possible):
             if best is not None and candidate.bound <= best.index:
                 # They come by their bounds: nobody after this one can be better.
                 break
@@ -267,6 +273,18 @@ class _Round:
             return None
         return max(options, key=lambda option: option.index)
 
+    def _may_fit(self, candidate: Candidate) -> bool:
+        """Whether there is anything to be weighed: most of those who wait fail for one reason."""
+        state, interrupt = self._state, candidate.overdue is not None
+        for books in self._free:
+            bin_id = books.bin.id
+            if bin_id in candidate.request.needs:
+                request = exact_if_must(state, candidate.request.at(bin_id), books)
+                limits = self._most_beside(books, self._firm(books, interrupt=interrupt))
+                if limits.admit(state.need_of(request, bin_id)):
+                    return True
+        return False
+
     def _in_bin(self, candidate: Candidate, books: Books) -> _Option | None:
         if not self._may_try(candidate, books):
             return None
@@ -282,7 +300,7 @@ class _Round:
             bin_id in request.needs
             and self._state.now >= self._state.retry_at(request, bin_id)
             and not self._comes_beside(request, books.bin)
-            and not self._has_no_room_beside_pins(request.at(bin_id), books)
+            and not (self._pins and self._has_no_room_beside_pins(request.at(bin_id), books))
         )
 
     def _has_no_room_beside_pins(self, request: Request, books: Books) -> bool:
@@ -318,15 +336,13 @@ class _Round:
         state, bin_id = self._state, books.bin.id
         request = exact_if_must(state, candidate.request.at(bin_id), books)
         need = state.need_of(request, bin_id)
-        if not self._most_beside(books, self._firm(books, interrupt=interrupt)).admit(need):
-            return None
         staying = [each.runner for each in self._here(books)]
 
         def without(gone: Collection[Runner]) -> Shortfall | None:
             return lacking(state, request, books, [r for r in staying if r not in gone])
 
         forced = [runner for runner in staying if runner.model == request.model]
-        visit_s = candidate.visit_s(state, bin_id)
+        visit_s = candidate.visit_s(bin_id)
         yielding = self._yielding(candidate, books, interrupt=interrupt)
         costs = {
             each.runner: each.cost(visit_s, self._work - candidate.work - each.work)
@@ -334,7 +350,7 @@ class _Round:
         }
         if not all(runner in costs for runner in forced):
             return None
-        firm = (runner for runner in staying if runner not in costs)
+        firm = frozenset(runner for runner in staying if runner not in costs)
         if not self._most_beside(books, firm).admit(need):
             return None
         eligible = [(r, cost.total) for r, cost in costs.items() if r not in forced]
@@ -401,29 +417,41 @@ class _Round:
             yielding.append(each)
         return yielding
 
-    def _most_beside(self, books: Books, firm: Iterable[Runner]) -> Limits:
-        """What nobody may exceed beside those who stay, whoever else goes.
-
-        Most of those who wait fail for the same reason: it is not looked for with each of them.
-        """
-        runners = frozenset(firm)
-        key = books.bin.id, runners
+    def _most_beside(self, books: Books, firm: frozenset[Runner]) -> Limits:
+        """What nobody may exceed beside those who stay, whoever else goes."""
+        key = books.bin.id, firm
         if key not in self._limits:
-            here = [runner for runner in runners if runner.bin.id == books.bin.id]
+            here = [runner for runner in firm if runner.bin.id == books.bin.id]
             self._limits[key] = most(
                 books,
                 here,
-                elsewhere=len(runners) - len(here),
+                elsewhere=len(firm) - len(here),
                 max_loaded=self._state.upstreams[books.bin.upstream].max_loaded,
                 whole=self._state.whole,
             )
         return self._limits[key]
 
-    def _firm(self, books: Books, *, interrupt: bool) -> Iterator[Runner]:
-        """Who stays whoever the candidate is."""
-        for each in self._here(books):
-            if not each.runner.resident or not (each.spare or interrupt):
-                yield each.runner
+    def _firm(self, books: Books, *, interrupt: bool) -> frozenset[Runner]:
+        """Who stays whoever the candidate is; for the overdue, until when is remembered."""
+        key = books.bin.id, interrupt
+        if key not in self._firms:
+            self._firms[key] = frozenset(
+                each.runner
+                for each in self._here(books)
+                if not each.runner.resident
+                or (self._has_its_turn(each) if interrupt else not each.spare)
+            )
+        return self._firms[key]
+
+    def _has_its_turn(self, each: Incumbent) -> bool:
+        """Whether nobody at all may drain it yet."""
+        if not each.waiting:
+            return False
+        state, policy = self._state, self._state.policy
+        ends_at = each.runner.ready_at + each.least_quantum_s(policy)
+        if state.now < ends_at:
+            state.turn_ends = min(state.turn_ends, ends_at)
+        return not each.runner.served or state.now < ends_at
 
 
 def _hardly_wanted(

@@ -78,7 +78,6 @@ class State:
         recovery: what went wrong with loads before.
         plans: what bins are committed to; a bin with nothing to do is absent.
         turn_ends: when the next incumbent has had its quantum that stands in somebody's way.
-        next_up: the most urgent of those that a bin has no room for yet.
         pace: how long things take, and how often they are wanted.
         demand: how urgent what waits is.
         fairness: which client was served how much.
@@ -103,7 +102,6 @@ class State:
         self.passed_at_runner: dict[tuple[BinId, ModelKey], int] = {}
         self.passed_at_gate = 0
         self.turn_ends = math.inf
-        self.next_up: dict[BinId, Request] = {}
         self.runners: dict[tuple[BinId, ModelKey], Runner] = {}
         self.running: dict[RequestId, tuple[Request, BinId]] = {}
         self.upstreams = {upstream.name: upstream for upstream in upstreams}
