@@ -13,7 +13,7 @@ from ollama_gate.scheduler.types import Priority
 from tests import fuzz_case as fc
 from tests.fuzz_scene import Scene
 
-LENGTH_S = 1500.0
+LENGTH_S = 1000.0
 HIGH, NORMAL, LOW = Priority
 BIG = tuple(fc.Model(name=name, size=16.0, real=16.0, load_s=4.0) for name in "abc")
 SERVICE_S = 4.0
@@ -156,5 +156,5 @@ def test_nor_do_floods_over_two_bins(upstreams: tuple[str, str]) -> None:
 
 
 def test_with_the_figures_of_every_day_no_flood_comes_near_the_bound() -> None:
-    scene = performed(ONE_SLOT, flood(0, until=1500.0), flood(1, until=1500.0), *patient(2, 300.0))
+    scene = performed(ONE_SLOT, flood(0, until=1000.0), flood(1, until=1000.0), *patient(2, 300.0))
     assert scene.longest_s[LOW] <= 800.0
