@@ -30,6 +30,7 @@ class Model:
     load_s: float = 2.0
     predicted: float = 0.5
     bin: int | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,6 @@ class Arrive:
     keep_alive_s: float | None = None
     deadline_s: float | None = None
     give_up_s: float | None = None
-    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

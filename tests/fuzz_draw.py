@@ -50,7 +50,7 @@ def _siege(rng: random.Random) -> fc.Case:
         for number in range(rng.randint(1, 3))
     ]
     few = [
-        replace(_arrival(rng, round(rng.uniform(1.0, 40.0), 1), number, setup), pinned=False)
+        _arrival(rng, round(rng.uniform(1.0, 40.0), 1), number, setup)
         for number in range(10, 10 + rng.randint(1, 6))
     ]
     return fc.Case(setup=setup, stimuli=tuple(sorted([*floods, *few], key=lambda s: s.at)))
@@ -91,6 +91,7 @@ def _model(rng: random.Random, name: str) -> fc.Model:
         load_s=rng.choice([0.5, 2.0, 5.0]),
         predicted=rng.choice([0.5, 0.95]),
         bin=rng.choice([None, None, None, 0, 1]),
+        pinned=rng.random() < 0.03,
     )
 
 
@@ -144,7 +145,6 @@ def _arrival(rng: random.Random, at: float, number: int, setup: fc.Setup) -> fc.
         service_s=rng.choice([0.2, 1.0, 4.0]),
         keep_alive_s=rng.choice([None, None, None, 0.0, 2.0]),
         deadline_s=rng.choice([None] * 5 + [3.0]),
-        pinned=rng.random() < 0.03,
     )
 
 

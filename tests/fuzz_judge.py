@@ -35,9 +35,10 @@ from ollama_gate.scheduler.commands import (
     Unload,
     Warn,
 )
-from ollama_gate.scheduler.types import Refusal, Request, Snapshot
+from ollama_gate.scheduler.types import BinId, Refusal, Request, Snapshot
 from tests.fuzz_books import Books, Fate, Told
 from tests.fuzz_law import must
+from tests.fuzz_passes import Passes
 from tests.fuzz_room import Room
 from tests.fuzz_sums import Sums, tells_what_is
 
@@ -66,8 +67,10 @@ class Judge:
     def __init__(self, machine: Machine, books: Books, *, views: bool = True) -> None:
         self.machine, self.books, self.views = machine, books, views
         self.room, self.sums = Room(books), Sums(books)
+        self.passes = Passes(machine, books, self.room)
         self.view: Snapshot | None = None
         self._idle_ticks = 0
+        self._targets: dict[BinId, str | None] = {}
         self._drained_before: set[tuple[str, str]] = set()
 
     def next_wakeup(self) -> float | None:
@@ -117,34 +120,7 @@ class Judge:
         there = [told for told in books.on_host(host) if told.key[1] == command.model]
         must("4 never twice", not there, f"{command}, and it is there already")
         self.room.judge(command, fate.request)
-        self._passes_over_by_loading(command)
-
-    def _passes_over_by_loading(self, command: Load) -> None:
-        """7: a surely overdue head is passed over by `k_load` loads, and one that was begun."""
-        books = self.books
-        homeless = [
-            fate
-            for fate in books.waiting.values()
-            if command.bin in fate.request.needs
-            and not books.promised(fate.request)
-            and not self.room.excused(command.bin, fate.request)
-        ]
-        head = books.surely_first(homeless)
-        if head is None or head.request.model == command.model:
-            return
-        alike = (f for f in homeless if f.request.model == command.model)
-        if any(
-            books.place(fate) < books.place(head)
-            for fate in [books.fates[command.for_request], *alike]
-        ):
-            # Somebody who stands before it was in trouble, and is not any more.
-            head.passed_over[command.bin] = 0
-            return
-        count = head.passed_over.get(command.bin, 0) + 1
-        head.passed_over[command.bin] = count
-        limit = books.policy.k_load + 1
-        text = f"{head.request.id} is passed over by {count} loads"
-        must("7 bypass by loads", count <= limit, text)
+        self.passes.by_load(command)
 
     def _judge_unload(self, command: Unload) -> None:
         books, reason = self.books, command.reason
@@ -217,13 +193,7 @@ class Judge:
             )
             earlier = other.request.arrived_at < request.arrived_at
             must("20 in order", not (own and earlier), text)
-        head = books.surely_first([fate, *rivals])
-        if head is None or head is fate:
-            return
-        count = head.passed_over.get(told.key, 0) + 1
-        head.passed_over[told.key] = count
-        text = f"{head.request.id} is passed over by {count} starts"
-        must("7 bypass by slots", count <= books.policy.k_slot, text)
+        self.passes.by_start(fate, told, rivals)
 
     def _judge_refuse(self, command: Refuse) -> None:
         books, policy = self.books, self.books.policy
@@ -346,6 +316,7 @@ class Judge:
         view, books = self.view, self.books
         assert view is not None
         wanted = {fate.request.name for fate in books.waiting.values()}
+        targets = {plan.bin.id: plan.target for plan in view.bins}
         victims = set[str]()
         for plan in view.bins:
             must("6 plans", plan.target is None or plan.target in wanted, f"{plan}")
@@ -358,6 +329,7 @@ class Judge:
             must("6 drains", runner.name in victims, f"{runner.name} is drained for nobody")
             if told.key not in before and self._need(told, self.drained()):
                 self._had_its_quantum(f"{told.key} is drained", told)
-            if told.key in before:
+            if told.key in before and targets.get(runner.bin) == self._targets.get(runner.bin):
                 begun = {c.id for c in commands if isinstance(c, Forward)} & told.running
                 must("2 drains", not begun, f"{begun} start on {runner.name}, which is drained")
+        self._targets = targets

@@ -64,7 +64,7 @@ class Scene(Backend):
         self.resurrections: list[tuple[fc.Resurrect, list[int]]] = []
         self.told: list[tuple[float, ev.Event, list[Command]]] = []
         self.ends_at = max((s.at for s in case.stimuli), default=0.0)
-        self.pinned = any(getattr(stimulus, "pinned", False) for stimulus in case.stimuli)
+        self.pinned = any(model.pinned for model in case.setup.models)
         calm = case.calm and not self.pinned and not machine.policy.max_concurrent
         self.bounded = calm if bounded is None else bounded
         self.turn_s = self._turn_s()
@@ -200,7 +200,7 @@ class Scene(Backend):
             client=stimulus.client,
             parallel=self.setup.parallel,
             keep_alive_s=stimulus.keep_alive_s,
-            pinned=stimulus.pinned,
+            pinned=model.pinned,
             **more,
         )
 

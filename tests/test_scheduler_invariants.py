@@ -191,11 +191,13 @@ def test_one_client_of_one_model_with_one_slot_is_served_in_turn(
 def test_where_all_models_fit_each_is_loaded_once(seed: int) -> None:
     case = draw(seed % 5000)
     arrivals = [
-        replace(stimulus, kind="plain", keep_alive_s=None, pinned=False)
+        replace(stimulus, kind="plain", keep_alive_s=None)
         for stimulus in case.stimuli
         if isinstance(stimulus, fc.Arrive)
     ]
-    models = tuple(replace(model, size=3.0, real=3.0, bin=None) for model in case.setup.models)
+    models = tuple(
+        replace(model, size=3.0, real=3.0, bin=None, pinned=False) for model in case.setup.models
+    )
     setup = fc.Setup(models=models, max_loaded=6, parallel=case.setup.parallel)
     scene = performed(setup, arrivals)
     loaded = [command.model for command in commanded(scene) if isinstance(command, Load)]
