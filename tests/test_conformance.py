@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -343,12 +343,13 @@ async def test_a_known_difference_is_named_and_one_that_is_gone_is_an_error(
     make_ollama: MakeOllama,
 ) -> None:
     ollama = await make_ollama(**QUICK)
-    known = Known(
+    always = Known(
         cause="It says who it is.", cases=("routes/GET /api/version",), kinds=("header via",)
     )
-    for defect, verdict in (
-        (Defect(answer=_with_header), Verdict.KNOWN),
-        (Defect(), Verdict.STALE),
+    for defect, known, verdict in (
+        (Defect(answer=_with_header), always, Verdict.KNOWN),
+        (Defect(), always, Verdict.STALE),
+        (Defect(), replace(always, sometimes=True), Verdict.SAME),
     ):
         async with _proxy(ollama, defect) as url:
             plan = Plan(
@@ -356,7 +357,8 @@ async def test_a_known_difference_is_named_and_one_that_is_gone_is_an_error(
             )
             (outcome,) = await run(CASES, plan)
         assert outcome.verdict is verdict
-        assert "It says who it is." in "\n".join(table.lines([outcome]))
+        named = "It says who it is." in "\n".join(table.lines([outcome]))
+        assert named == (verdict is not Verdict.SAME)
 
 
 def test_every_known_difference_belongs_to_some_case() -> None:

@@ -66,11 +66,13 @@ class Known:
         cause: one sentence; where there is none to give, the difference is not known.
         cases: patterns for the names of cases, `*` for any text; it must be there in each.
         kinds: patterns for the kinds of what differs; at least one must be there.
+        sometimes: it depends on what happened before, and may not be there.
     """
 
     cause: str
     cases: tuple[str, ...]
     kinds: tuple[str, ...]
+    sometimes: bool = False
 
     def lists(self, case: Case) -> bool:
         """Whether it is said to be there in this case."""
@@ -122,7 +124,12 @@ def load_known(path: Path) -> list[Known]:
     """
     entries = yaml.safe_load(path.read_text("utf-8")) or []
     return [
-        Known(cause=entry["cause"], cases=tuple(entry["cases"]), kinds=tuple(entry["kinds"]))
+        Known(
+            cause=entry["cause"],
+            cases=tuple(entry["cases"]),
+            kinds=tuple(entry["kinds"]),
+            sometimes=entry.get("sometimes", False),
+        )
         for entry in entries
     ]
 
@@ -242,7 +249,8 @@ def _judge(case: Case, compared: Compared, known: Sequence[Known]) -> Outcome:
     """A known difference must be there, and every difference known, or the run has failed."""
     listed = [entry for entry in known if entry.lists(case)]
     new = [d for d in compared.differences if not any(k.covers(case, d) for k in listed)]
-    stale = [k for k in listed if not any(k.covers(case, d) for d in compared.differences)]
+    due = (entry for entry in listed if not entry.sometimes)
+    stale = [k for k in due if not any(k.covers(case, d) for d in compared.differences)]
     verdict, reason = Verdict.SAME, ""
     if new:
         verdict = Verdict.DIFFERS
