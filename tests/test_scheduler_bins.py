@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_gate.scheduler.commands import Choice, Command, Evicted, Load, Unload
+from ollama_gate.scheduler.commands import Choice, Command, Evicted, Forward, Load, Unload
 from ollama_gate.scheduler.pace import Pace
 from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Need, Policy
 from tests.play import (
@@ -485,3 +485,50 @@ def test_nobody_is_drained_any_more_where_another_bin_has_become_free() -> None:
     assert play.snapshot().bins[1].victims == ("a",)
     assert play.sees(124, upstream="u") == [load("b", "b1", waited=122, where="u/0")]
     assert play.snapshot().bins[1].victims == ()
+
+
+def a_crowd(play: Play, count: int, model: str = "c", **more: Any) -> None:
+    """So many ask for one model after its runner at `u/0` is there."""
+    play.arrives(0, "first", model, bins=BOTH)
+    play.loaded(2, model)
+    for number in range(count):
+        play.arrives(3, f"{model}{number}", model, bins=BOTH, **more)
+
+
+def test_a_queue_that_is_long_for_one_runner_gets_a_second_one_elsewhere() -> None:
+    play = a_plain_play(bins={"u/0": "u", "v/0": "v"})
+    a_crowd(play, 1)
+    assert play.arrives(3.5, "c1", "c", bins=BOTH) == [load("c", "c0", waited=0.5, where="v/0")]
+    assert play.loaded(5.5, "c", "v/0") == [forward("c0", 2.5, "v/0")]
+    assert play.arrives(6, "c2", "c", bins=BOTH) == []
+    assert play.leaves(7, "first") == [forward("c1", 3.5)]
+
+
+def test_a_second_runner_is_loaded_only_where_nobody_wants_anything_else() -> None:
+    play = a_plain_play(bins={"u/0": "u", "v/0": "v"})
+    play.arrives(0, "d1", "d", bins=("v/0",))
+    play.loaded(2, "d", "v/0")
+    play.arrives(3, "huge1", "huge", bins=("v/0",))
+    play.arrives(3, "first", "c", bins=("u/0",))
+    play.loaded(5, "c")
+    for number in range(9):
+        assert play.arrives(6, f"c{number}", "c", bins=BOTH) == []
+    [second] = play.leaves(7, "huge1")
+    assert second == load("c", "c0", free=20, alone=False, waited=1, where="v/0")
+
+
+def test_nobody_leaves_for_a_second_runner() -> None:
+    play = a_plain_play(bins={"u/0": "u", "v/0": "v"}, keep_alive_s=math.inf)
+    play.sees(0, a_resident("a", bin="v/0", size=22.0), upstream="v")
+    a_crowd(play, 9)
+    assert [r.bin for r in play.snapshot().runners if r.model == "c"] == ["u/0"]
+
+
+def test_of_two_runners_the_one_that_serves_fewer_is_next() -> None:
+    play = a_plain_play(bins={"u/0": "u", "v/0": "v"})
+    a_crowd(play, 9, parallel=2)
+    served = [c.bin for c in play.loaded(6, "c", "v/0") if isinstance(c, Forward)]
+    assert served == ["v/0", "v/0"]
+    play.leaves(7, "first")
+    running = {r.bin: len(r.running) for r in play.snapshot().runners}
+    assert running == {"u/0": 1, "v/0": 2}

@@ -13,6 +13,9 @@ from ollama_gate.scheduler.serving import would_share
 from ollama_gate.scheduler.state import Plan, State
 from ollama_gate.scheduler.types import BinId, Priority, Request, RunnerState
 
+REPLICA = 2.0
+"""A second runner is loaded where the queue is longer than so many loads and unloads."""
+
 SHORTEST_S = 0.001
 """No visit is shorter, whatever was measured."""
 
@@ -68,6 +71,18 @@ class Candidate:
         """How long one answer holds a slot."""
         return self._state.pace.service_s(self.request.model, self.request.service_s)
 
+    def queue_s(self, slots: int) -> float:
+        """How long so many slots take to serve all of them."""
+        return self.waiting * self._service_s / slots
+
+    def swaps_s(self, count: float) -> float:
+        """How long so many loads and unloads take, where they take longest."""
+        state = self._state
+        bins = self.request.needs
+        load_s = max(state.load_s_of(self.request.at(b), b) for b in bins)
+        unload_s = max(state.pace.unload_s(state.books[b].bin.upstream) for b in bins)
+        return count * (load_s + unload_s)
+
     def visit_s(self, bin_id: BinId) -> float:
         """How long a visit takes: unload, load, and the service of all who wait and will come."""
         state = self._state
@@ -81,6 +96,26 @@ class Candidate:
 def candidates(state: State) -> list[Candidate]:
     """Everybody who waits for what is not there."""
     return [Candidate(state, groups) for groups in _homeless(state)]
+
+
+def replicas(state: State) -> list[Candidate]:
+    """Models that are resident and yet have so long a queue that a second runner would pay.
+
+    A load pays where what waits takes the slots that there are for longer than two exchanges.
+    """
+    found = []
+    for model in state.line.models():
+        homes = [r for r in state.runners.values() if r.model == model and r.usable]
+        groups = [
+            group
+            for group in state.line.groups(model)
+            if any(state.suits(home, group.first) for home in homes)
+        ]
+        if groups and not any(state.loads_for(group.first) for group in groups):
+            candidate = Candidate(state, groups)
+            if candidate.queue_s(sum(home.parallel for home in homes)) > candidate.swaps_s(REPLICA):
+                found.append(candidate)
+    return found
 
 
 def by_bound(state: State, found: Iterable[Candidate]) -> list[Candidate]:

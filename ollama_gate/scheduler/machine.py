@@ -12,7 +12,7 @@ that is about to be drained.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
 from ollama_gate.scheduler import events as ev
@@ -164,8 +164,8 @@ class Machine(Mending):
         if self.policy.max_concurrent:
             self._fill_within_limit(open_)
         else:
-            for runner in self.by_load(open_):
-                self._fill(runner)
+            for runners in self._by_model(open_):
+                self._fill(runners)
 
     def _expire(self) -> None:
         for runner in self.by_name(self.runners.values()):
@@ -276,11 +276,21 @@ class Machine(Mending):
             began_at=self.now,
         )
 
-    def _fill(self, runner: Runner) -> None:
-        while len(runner.running) < runner.parallel:
-            turn = turn_at(self, runner)
-            if turn is None:
+    def _by_model(self, runners: Sequence[Runner]) -> Iterable[Sequence[Runner]]:
+        by_model: dict[ModelKey, list[Runner]] = {}
+        for runner in self.by_load(runners):
+            by_model.setdefault(runner.model, []).append(runner)
+        return by_model.values()
+
+    def _fill(self, runners: Sequence[Runner]) -> None:
+        """Fill the slots of a model's runners, each time that of the one that serves fewest."""
+        while True:
+            free = [r for r in self.by_load(runners) if len(r.running) < r.parallel]
+            turns = ((r, turn) for r in free if (turn := turn_at(self, r)) is not None)
+            found = next(turns, None)
+            if found is None:
                 return
+            runner, turn = found
             self._forward(take(self, runner, turn), runner)
 
     def _fill_within_limit(self, runners: Sequence[Runner]) -> None:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ollama_gate.scheduler.candidates import Candidate, by_bound, candidates, is_served_by
+from ollama_gate.scheduler.candidates import Candidate, by_bound, candidates, is_served_by, replicas
 from ollama_gate.scheduler.commands import Choice
 from ollama_gate.scheduler.context import exact_if_must, widest
 from ollama_gate.scheduler.eviction import cheapest, without_spare
@@ -172,6 +172,37 @@ class _Round:
                 break
             choice = replace(option.plan.choice, rivals=rivals)
             self._commit(option.candidate, option.books, replace(option.plan, choice=choice))
+        self._replicate()
+
+    def _replicate(self) -> None:
+        """Load a second runner of what is wanted most where nobody wants anything else."""
+        unwanted = [
+            books
+            for books in self._free
+            if not any(books.bin.id in each.request.needs for each in self._candidates)
+        ]
+        for candidate in by_bound(self._state, replicas(self._state)) if unwanted else ():
+            options = (
+                self._option(candidate, books, interrupt=False)
+                for books in unwanted
+                if self._is_further(candidate, books)
+            )
+            # Nobody leaves for it.
+            roomy = [each for each in options if each is not None and not each.plan.victims]
+            if roomy:
+                best = min(roomy, key=lambda o: (o.left_bytes, o.books.bin.id))
+                self._state.plans[best.books.bin.id] = best.plan
+                self._free.remove(best.books)
+                unwanted.remove(best.books)
+
+    def _is_further(self, candidate: Candidate, books: Books) -> bool:
+        """Whether a bin may hold a model of which its upstream has no runner yet."""
+        upstream, model = books.bin.upstream, candidate.request.model
+        there = any(
+            runner.model == model and runner.bin.upstream == upstream
+            for runner in self._state.runners.values()
+        )
+        return not there and self._may_try(candidate, books)
 
     def most_urgent(self, books: Books) -> Request | None:
         """The most urgent of those that a bin may load, whether there is room for it or not."""
