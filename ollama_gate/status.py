@@ -11,10 +11,12 @@ from typing import Any, Final
 
 from ollama_gate.ledger import Counts, Ledger
 from ollama_gate.outlook import Outlook, Size
+from ollama_gate.scheduler.commands import Choice, Cost
 from ollama_gate.scheduler.types import (
     BinView,
     Launch,
     ModelKey,
+    Priority,
     Request,
     RunnerState,
     RunnerView,
@@ -56,12 +58,15 @@ def whole(
         "version": version,
         "closing": view.closing,
         "upstreams": list(upstreams),
-        "bins": [_bin(one, readings.get(one.bin.id)) for one in view.bins],
+        "bins": [_bin(one, readings.get(one.bin.id), view.now) for one in view.bins],
         "runners": [runner(one, view.now) for one in view.runners],
         "queue": {
             "waiting": len(view.waiting),
             "running": len(view.running),
             "by_priority": _by_priority(one.request for one in view.waiting),
+            "newcomer_estimated_wait_s": {
+                priority.name.lower(): _rounded(view.newcomer_s[priority]) for priority in Priority
+            },
         },
         "waiting": [waiting(one, view.now) for one in view.waiting],
         "running": [
@@ -156,6 +161,49 @@ def waiting(one: Waiting, now: float) -> Json:
         "cause": one.cause.value,
         "behind": list(one.behind),
         "ends_by_itself_in_s": None if one.until is None else _ahead(one.until, now),
+        "estimated_wait_s": _rounded(one.estimate_s),
+        "ahead": one.ahead,
+        "models_ahead": [
+            {"model": name, "index": _rounded(index)} for name, index in one.models_ahead
+        ],
+        "overdue": one.overdue,
+        "overdue_in_s": _ahead(one.overdue_at, now),
+        "overdue_latest_in_s": _ahead(one.overdue_latest_at, now),
+        "deadline_in_s": _ahead(one.deadline_at, now),
+        "client_waiting": one.client_waiting,
+        "client_lead_s": _rounded(one.client_lead_s),
+    }
+
+
+def choice(one: Choice) -> Json:
+    """Why a model is next, and why its victims go."""
+    return {
+        "index": _rounded(one.index),
+        "work": _rounded(one.work),
+        "waiting": one.waiting,
+        "visit_s": _rounded(one.visit_s),
+        "drain_s": _rounded(one.drain_s),
+        "reload_s": _rounded(one.reload_s),
+        "overdue": one.overdue,
+        "reserved": one.reserved,
+        "passed_over": one.passed_over,
+        "rivals": [{"model": name, "index": _rounded(index)} for name, index in one.rivals],
+        "victims": [cost(each) for each in one.victims],
+    }
+
+
+def cost(one: Cost) -> Json:
+    """What it costs to evict a model, in weighted seconds of waiting, part by part."""
+    return {
+        "model": one.name,
+        "total": _rounded(one.total),
+        "waiting": one.waiting,
+        "known": _rounded(one.known),
+        "predicted": _rounded(one.predicted),
+        "behind": _rounded(one.behind),
+        "reload_s": _rounded(one.reload_s),
+        "drain_s": _rounded(one.drain_s),
+        "rate_per_s": _rounded(one.rate_per_s),
     }
 
 
@@ -180,7 +228,7 @@ def runner(one: RunnerView, now: float) -> Json:
     }
 
 
-def _bin(one: BinView, reading: Json | None) -> Json:
+def _bin(one: BinView, reading: Json | None, now: float) -> Json:
     return {
         "id": one.bin.id,
         "upstream": one.bin.upstream,
@@ -192,6 +240,9 @@ def _bin(one: BinView, reading: Json | None) -> Json:
         "live": one.live,
         "next": one.target,
         "victims": list(one.victims),
+        "next_for": one.for_request,
+        "next_why": None if one.choice is None else choice(one.choice),
+        "kept_until_in_s": None if one.kept_until is None else _ahead(one.kept_until, now),
         "reading": reading,
     }
 

@@ -11,6 +11,7 @@ import pytest
 from ollama_gate import status
 from ollama_gate.footprint import Facts
 from ollama_gate.outlook import Outlook, Size, Times
+from ollama_gate.scheduler.commands import Choice, Cost
 from ollama_gate.scheduler.types import (
     Bin,
     BinId,
@@ -110,6 +111,7 @@ def test_when_nothing_happens_everything_is_empty() -> None:
             "waiting": 0,
             "running": 0,
             "by_priority": {"high": 0, "normal": 0, "low": 0},
+            "newcomer_estimated_wait_s": {"high": None, "normal": None, "low": None},
         },
         "waiting": [],
         "running": [],
@@ -140,9 +142,70 @@ def test_a_bin_shows_its_books_and_its_reading() -> None:
         "live": True,
         "next": "b",
         "victims": ["a"],
+        "next_for": None,
+        "next_why": None,
+        "kept_until_in_s": None,
         "reading": {"source": "nvml", "age_s": 0.5},
     }
     assert shown["bins"][1]["reading"] is None
+
+
+def test_a_bin_shows_why_a_model_is_next_and_why_others_go() -> None:
+    cost = Cost(
+        name="a",
+        total=7.0,
+        waiting=0,
+        known=0.0,
+        predicted=4.0,
+        behind=2.0,
+        reload_s=1.23456,
+        drain_s=0.0,
+        rate_per_s=0.01,
+    )
+    choice = Choice(
+        index=0.85714,
+        work=6.0,
+        waiting=1,
+        visit_s=7.0,
+        overdue=True,
+        passed_over=2,
+        rivals=(("c", 0.5),),
+        victims=(cost,),
+    )
+    one = bin_view(target="b", victims=("a",), for_request=RequestId("r"), choice=choice)
+    [shown] = whole(dataclasses.replace(EMPTY, bins=(one,)))["bins"]
+    assert shown["next_for"] == "r"
+    assert shown["next_why"] == {
+        "index": 0.857,
+        "work": 6.0,
+        "waiting": 1,
+        "visit_s": 7.0,
+        "drain_s": 0.0,
+        "reload_s": 0.0,
+        "overdue": True,
+        "reserved": False,
+        "passed_over": 2,
+        "rivals": [{"model": "c", "index": 0.5}],
+        "victims": [
+            {
+                "model": "a",
+                "total": 7.0,
+                "waiting": 0,
+                "known": 0.0,
+                "predicted": 4.0,
+                "behind": 2.0,
+                "reload_s": 1.235,
+                "drain_s": 0.0,
+                "rate_per_s": 0.01,
+            }
+        ],
+    }
+
+
+def test_a_bin_that_is_kept_for_somebody_shows_until_when() -> None:
+    one = bin_view(target="b", kept_until=NOW + 3)
+    [shown] = whole(dataclasses.replace(EMPTY, bins=(one,)))["bins"]
+    assert (shown["next_why"], shown["kept_until_in_s"]) == (None, 3.0)
 
 
 def test_a_bin_of_which_nothing_is_known_says_so() -> None:
@@ -216,7 +279,16 @@ def test_of_the_options_only_those_that_were_given_are_shown() -> None:
 
 def test_a_waiting_request_shows_where_it_stands_and_why() -> None:
     one = waiting(
-        request=request(priority=Priority.LOW, client="me", launch=Launch(num_ctx=1)), position=4
+        request=request(priority=Priority.LOW, client="me", launch=Launch(num_ctx=1)),
+        position=4,
+        overdue=True,
+        overdue_at=NOW - 1,
+        overdue_latest_at=NOW + 9,
+        ahead=2,
+        models_ahead=(("b", 1.5),),
+        client_waiting=5,
+        client_lead_s=0.25,
+        estimate_s=3.14159,
     )
     assert status.waiting(one, NOW) == {
         "id": "r",
@@ -230,6 +302,15 @@ def test_a_waiting_request_shows_where_it_stands_and_why() -> None:
         "cause": "no_room",
         "behind": ["b", "c"],
         "ends_by_itself_in_s": None,
+        "estimated_wait_s": 3.142,
+        "ahead": 2,
+        "models_ahead": [{"model": "b", "index": 1.5}],
+        "overdue": True,
+        "overdue_in_s": 0.0,
+        "overdue_latest_in_s": 9.0,
+        "deadline_in_s": None,
+        "client_waiting": 5,
+        "client_lead_s": 0.25,
     }
 
 
@@ -242,12 +323,14 @@ def test_the_queue_is_counted_by_class() -> None:
         waiting=tuple(waiting(request=request(str(n), priority=p)) for n, p in enumerate(classes)),
         running=((request("x"), HERE),),
         closing=False,
+        newcomer_s=(1.5, None, 2.0),
     )
     shown = whole(view)
     assert shown["queue"] == {
         "waiting": 3,
         "running": 1,
         "by_priority": {"high": 1, "normal": 0, "low": 2},
+        "newcomer_estimated_wait_s": {"high": 1.5, "normal": None, "low": 2.0},
     }
     assert [one["id"] for one in shown["waiting"]] == ["0", "1", "2"]
     assert shown["running"][0]["bin"] == "local/0"

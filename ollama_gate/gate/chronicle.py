@@ -12,6 +12,8 @@ from typing import Any, assert_never
 from ollama_gate import log
 from ollama_gate.scheduler.commands import (
     Broken,
+    Choice,
+    Cost,
     Evicted,
     Expired,
     Forward,
@@ -68,6 +70,8 @@ class Chronicle:
             free="unknown" if command.free_bytes is None else log.size(command.free_bytes),
             alone=command.alone,
             waited_s=command.waited_s,
+            request=command.for_request,
+            **_why_next(command.choice),
         )
         if command.missing_bytes:
             _scheduler.warning(
@@ -102,6 +106,7 @@ class Chronicle:
                     idle_s=reason.idle_s,
                     **{"for": reason.for_model},
                     shortfall=reason.shortfall,
+                    **_why_it(reason.cost),
                 )
             case Expired() as reason:
                 self._decided(
@@ -137,3 +142,38 @@ class Chronicle:
         now = asyncio.get_running_loop().time()
         self.decisions.append(Decision(at=now, what=what, fields=fields))
         logger.info(what, **fields)
+
+
+def _why_next(choice: Choice) -> dict[str, Any]:
+    """The numbers that made a model the next one, short enough for a line."""
+    return {
+        "index": _short(choice.index),
+        "work": _short(choice.work),
+        "waiting": choice.waiting,
+        "visit_s": _short(choice.visit_s),
+        "drain_s": _short(choice.drain_s),
+        "reload_s": _short(choice.reload_s),
+        "overdue": choice.overdue,
+        "reserved": choice.reserved,
+        "passed_over": choice.passed_over,
+        "rivals": ",".join(f"{name}={_short(index)}" for name, index in choice.rivals) or None,
+    }
+
+
+def _why_it(cost: Cost | None) -> dict[str, Any]:
+    """What going cost it, part by part, in weighted seconds of waiting."""
+    if cost is None:
+        return {}
+    return {
+        "cost": _short(cost.total),
+        "cost_waiting": _short(cost.known),
+        "cost_expected": _short(cost.predicted),
+        "cost_others": _short(cost.behind),
+        "waiting": cost.waiting,
+        "reload_s": _short(cost.reload_s),
+        "drain_s": _short(cost.drain_s),
+    }
+
+
+def _short(value: float) -> float:
+    return round(value, 3)

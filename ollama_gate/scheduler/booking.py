@@ -10,6 +10,7 @@ from typing import assert_never
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Broken, Command, Refuse
 from ollama_gate.scheduler.memory import Runner
+from ollama_gate.scheduler.outlook import Outlook
 from ollama_gate.scheduler.readings import broken, memory_is_back
 from ollama_gate.scheduler.serving import launches, take_for_another
 from ollama_gate.scheduler.state import State
@@ -27,6 +28,9 @@ from ollama_gate.scheduler.types import (
 
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 120.0
 
+LOOK_AHEAD_S = 1.0
+"""An estimate for those who are turned away is good for so long."""
+
 
 class Booking(State):
     """The state, and how events change it."""
@@ -38,6 +42,8 @@ class Booking(State):
         self._gone_at: dict[tuple[BinId, ModelKey], float] = {}
         self._interrupted: dict[ModelKey, int] = {}
         self._commands: list[Command] = []
+        self._foreseen: Outlook | None = None
+        self._foreseen_at = -math.inf
 
     # One line an event: a table of handlers would be shorter and lose `assert_never`.
     def _book(self, event: ev.Event) -> None:  # noqa: C901, PLR0912
@@ -112,9 +118,17 @@ class Booking(State):
         )
 
     def _retry_after_s(self, request: Request) -> float:
-        """How long a newcomer of its class would wait now."""
-        backlog_s = self.demand.backlog.seconds[request.priority]
-        return min(max(backlog_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
+        """How long it would wait if it might, by the estimate; else as its class's backlog says.
+
+        Many are turned away in a short time: one look at the line serves for them all.
+        """
+        if self.now >= self._foreseen_at + LOOK_AHEAD_S:
+            self._foreseen, self._foreseen_at = Outlook(self), self.now
+        assert self._foreseen is not None, "the first look comes after for ever"
+        wait_s = self._foreseen.newcomer_for_s(request)
+        if wait_s is None:
+            wait_s = self.demand.backlog.seconds[request.priority]
+        return min(max(wait_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
 
     def _left(self, event: ev.Left) -> None:
         if event.id in self.line:

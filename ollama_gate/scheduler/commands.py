@@ -174,6 +174,7 @@ class Forward:
         num_ctx: the context that it is to name instead of its own; `None` leaves what it says.
         load_s: for how much of that its model was being loaded; no part of what is decided.
         offload: the share of the model that is on the CPU, 0 to 1.
+        overdue: whether it had been passed over for as long as it may be.
     """
 
     id: RequestId
@@ -182,6 +183,7 @@ class Forward:
     num_ctx: int | None = None
     load_s: float = field(default=0.0, compare=False)
     offload: float = 0.0
+    overdue: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -304,6 +304,7 @@ class Machine(Mending):
             self._forward(take(self, runner, turn), runner)
 
     def _forward(self, request: Request, runner: Runner) -> None:
+        overdue = self.line.overdue(request)
         self.line.leave(request.id)
         self.running[request.id] = request, runner.bin.id
         expected_s = self.pace.service_s(request.model, request.service_s)
@@ -322,6 +323,7 @@ class Machine(Mending):
                 num_ctx=context_to_name(runner, request.at(runner.bin.id)),
                 load_s=runner.loading_since(request.arrived_at),
                 offload=runner.offload,
+                overdue=overdue,
             )
         )
 

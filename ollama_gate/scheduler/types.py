@@ -8,7 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from ollama_gate.scheduler.commands import Choice
 
 ModelKey = NewType("ModelKey", str)
 """Identity of what occupies memory: the GGUF blob's digest, so that aliases share one runner."""
@@ -329,6 +332,16 @@ class Waiting:
         position: 1 for the next in line, over all classes and models.
         behind: the models or requests that hold it up.
         until: when its cause ends by time alone, if it does.
+        overdue: it may not be passed over for ever any more.
+        overdue_at: when it will be, or would have been, as things are.
+        overdue_latest_at: when it will be whatever comes.
+        deadline_at: when it is dropped if it still waits; `inf` for never.
+        ahead: how many start before it for its model, if nobody else comes.
+        models_ahead: which models are loaded before its own, and their indices, by the estimate.
+        client_waiting: how many of its client wait, it included.
+        client_lead_s: how many more seconds of slots its client had than the one of its class
+            that is served next.
+        estimate_s: how long it will yet wait, by the estimate; `None` if nobody can tell.
     """
 
     request: Request
@@ -336,6 +349,15 @@ class Waiting:
     cause: Cause
     behind: tuple[str, ...]
     until: float | None
+    overdue: bool = False
+    overdue_at: float = math.inf
+    overdue_latest_at: float = math.inf
+    deadline_at: float = math.inf
+    ahead: int = 0
+    models_ahead: tuple[tuple[str, float], ...] = ()
+    client_waiting: int = 1
+    client_lead_s: float = 0.0
+    estimate_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,6 +398,10 @@ class BinView:
         live: whether readings arrive.
         target: the model that is next to be loaded.
         victims: the models that make room for it.
+        for_request: whose turn it is.
+        choice: why it is next, and why these go; `None` while the bin is merely kept for it.
+        kept_until: when the next runner that stands in its way has had its turn, if time alone
+            tells.
     """
 
     bin: Bin
@@ -387,11 +413,19 @@ class BinView:
     live: bool
     target: str | None
     victims: tuple[str, ...]
+    for_request: RequestId | None = None
+    choice: "Choice | None" = None
+    kept_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything a person may want to know, at one instant."""
+    """Everything a person may want to know, at one instant.
+
+    Attributes:
+        newcomer_s: how long one would wait, of each class, who comes now; `None` if nobody can
+            tell.
+    """
 
     now: float
     bins: tuple[BinView, ...]
@@ -399,3 +433,4 @@ class Snapshot:
     waiting: tuple[Waiting, ...]
     running: tuple[tuple[Request, BinId], ...]
     closing: bool
+    newcomer_s: tuple[float | None, float | None, float | None] = (None, None, None)

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 
 from ollama_gate.scheduler.machine import Machine
 from ollama_gate.scheduler.memory import Runner, committed
+from ollama_gate.scheduler.outlook import Outlook
 from ollama_gate.scheduler.ranks import Kind, kind_of
 from ollama_gate.scheduler.state import Held, Plan
 from ollama_gate.scheduler.types import (
     Bin,
     BinView,
     Cause,
+    Priority,
     Request,
     RunnerState,
     RunnerView,
@@ -29,6 +31,7 @@ def snapshot(machine: Machine) -> Snapshot:
     """Everything at the instant of the machine's last event."""
     in_order = machine.line.in_order()
     reasons: dict[Kind, Reason] = {}
+    outlook = Outlook(machine)
     return Snapshot(
         now=machine.now,
         bins=tuple(_bin_view(machine, books.bin) for books in machine.books.values()),
@@ -36,11 +39,16 @@ def snapshot(machine: Machine) -> Snapshot:
             _runner_view(machine, runner) for runner in _sorted(machine.runners.values())
         ),
         waiting=tuple(
-            _waiting(machine, request, position, reasons)
+            _waiting(machine, request, position, reasons, outlook)
             for position, request in enumerate(in_order, 1)
         ),
         running=tuple(machine.running.values()),
         closing=machine.closing,
+        newcomer_s=(
+            outlook.newcomer_s(Priority.HIGH),
+            outlook.newcomer_s(Priority.NORMAL),
+            outlook.newcomer_s(Priority.LOW),
+        ),
     )
 
 
@@ -65,6 +73,9 @@ def _bin_view(machine: Machine, bin_: Bin) -> BinView:
         live=books.live,
         target=None if plan is None else plan.request.name,
         victims=_names(plan.victims) if isinstance(plan, Plan) else (),
+        for_request=None if plan is None else plan.request.id,
+        choice=plan.choice if isinstance(plan, Plan) else None,
+        kept_until=plan.until if isinstance(plan, Held) else None,
     )
 
 
@@ -92,7 +103,11 @@ def _runner_view(machine: Machine, runner: Runner) -> RunnerView:
 
 
 def _waiting(
-    machine: Machine, request: Request, position: int, reasons: dict[Kind, Reason]
+    machine: Machine,
+    request: Request,
+    position: int,
+    reasons: dict[Kind, Reason],
+    outlook: Outlook,
 ) -> Waiting:
     # Those who are alike wait for the same reason.
     kind = kind_of(request)
@@ -109,7 +124,23 @@ def _waiting(
             until = min(machine.waits_for_others_until(request, books) for books in here)
         case _:
             pass
-    return Waiting(request=request, position=position, cause=cause, behind=behind, until=until)
+    line, policy, priority = machine.line, machine.policy, request.priority
+    return Waiting(
+        request=request,
+        position=position,
+        cause=cause,
+        behind=behind,
+        until=until,
+        overdue=line.overdue(request),
+        overdue_at=machine.demand.ends_at(request.arrived_at, priority),
+        overdue_latest_at=request.arrived_at + policy.tau_cap_s[priority],
+        deadline_at=line.deadline_at(request),
+        ahead=outlook.number(request),
+        models_ahead=outlook.models_before(request),
+        client_waiting=line.waiting_of(request.client),
+        client_lead_s=outlook.lead_s(request),
+        estimate_s=outlook.wait_s(request),
+    )
 
 
 def why(machine: Machine, request: Request) -> Reason:

@@ -1,0 +1,426 @@
+"""How long those who wait will wait: what is known, played forward, model by model.
+
+Models follow each other as the policy would have it if nobody else came, each for as long as it
+takes to serve those who wait for it and to load what it needs. It is an estimate, for people and
+for `Retry-After`: whoever comes later may change it, the times are means, and nothing is decided
+by it.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ollama_gate.scheduler.candidates import is_served_by
+from ollama_gate.scheduler.incumbents import LEFT_SHARE
+from ollama_gate.scheduler.memory import Runner
+from ollama_gate.scheduler.ranks import Group, Kind, kind_of
+from ollama_gate.scheduler.serving import would_share
+from ollama_gate.scheduler.stands import Lodging, Stand, Tenant
+from ollama_gate.scheduler.state import Plan, State
+from ollama_gate.scheduler.types import (
+    BinId,
+    ModelKey,
+    Priority,
+    Request,
+    RequestId,
+    RunnerState,
+)
+
+INSTANTS_A_STAND = 8
+"""So many are looked at for each stand, at the most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Move:
+    """What may be decided: a model for a bin, and who makes room for it."""
+
+    stand: Stand
+    request: Request
+    lodging: Lodging
+    victims: tuple[Tenant, ...]
+    index: float
+    starts_at: float
+    load_s: float
+
+
+class Forecast:
+    """What becomes of those who wait. Times in seconds from the instant at which it was made.
+
+    Attributes:
+        stands: those who wait, by what serves or will serve them, and what is there for others.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._patience_s = state.demand.backlog.patience_s
+        self._loaders = dict.fromkeys(state.upstreams, 0.0)
+        self._lodgings = {
+            bin_id: Lodging(
+                books=books,
+                max_loaded=state.upstreams[books.bin.upstream].max_loaded,
+                passed=state.passed_in_bin.get(bin_id, 0),
+            )
+            for bin_id, books in state.books.items()
+            if state.is_open(books.bin)
+        }
+        self._turn_ends = math.inf
+        self.stands: list[Stand] = []
+        self._by_kind: dict[Kind, Stand] = {}
+        self._homeless: list[Stand] = []
+        self._see_who_waits()
+        self._follow_plans()
+        self._play()
+
+    # ---------------------------------------------------------------- what it says
+
+    def stand_of(self, request: Request) -> Stand | None:
+        """Where a request waits, or one like it does or would be served."""
+        found = self._by_kind.get(kind_of(request))
+        if found is not None:
+            return found
+        same = (stand for stand in self.stands if stand.model == request.model)
+        return next(same, None)
+
+    def before(self, stand: Stand) -> list[tuple[str, float]]:
+        """The models that are loaded before one, in that order, and their indices."""
+        at = stand.turns[-1].at if stand.turns else math.inf
+        loads = (
+            (turn.at, each.name, turn.index)
+            for each in self.stands
+            for turn in each.turns
+            if turn.index is not None and turn.at < at
+        )
+        return [(name, index) for _, name, index in sorted(loads)]
+
+    def newcomer_s(self, priority: Priority) -> float | None:
+        """How long one would wait who comes now; `None` if nobody can tell.
+
+        The mean over the models that are there or waited for, by how often they are asked for.
+        """
+        known = [
+            (stand.rate_per_s, wait_s)
+            for stand in self.stands
+            if (wait_s := stand.start_of(stand.counts[priority])) is not None
+        ]
+        rates = math.fsum(rate for rate, _ in known)
+        return math.fsum(rate * wait_s for rate, wait_s in known) / rates if rates else None
+
+    # ---------------------------------------------------------------- what is there
+
+    def _see_who_waits(self) -> None:
+        """Put everybody where he is served, else with those who wait for the same."""
+        state, homes = self._state, dict[tuple[Runner, ...], Stand]()
+        runners = [r for r in state.by_name(state.runners.values()) if r.bin.id in self._lodgings]
+        serving = [r for r in runners if self._serves(r)]
+        for model in list(state.line.models()):
+            for group in state.line.groups(model):
+                here = tuple(r for r in serving if state.suits(r, group.first))
+                if here:
+                    stand = homes.get(here) or self._stand_at(here)
+                    homes[here] = stand
+                else:
+                    stand = self._like(group.first) or self._stand_for(group.first)
+                stand.join(group)
+                stand.overdue_at = min(stand.overdue_at, self._overdue_in_s(group))
+                self._by_kind[group.kind] = stand
+        for here, stand in homes.items():
+            self._start(stand, here)
+        for runner in runners:
+            self._lodge(runner, next((s for here, s in homes.items() if runner in here), None))
+
+    def _serves(self, runner: Runner) -> bool:
+        loading = runner.state is RunnerState.LOADING
+        return loading or (runner.usable and not self._state.is_draining(runner))
+
+    def _like(self, request: Request) -> Stand | None:
+        """Who waits for a load that serves a request as well."""
+        for stand in self._homeless:
+            other = stand.groups[0].first
+            if other.needs.keys() == request.needs.keys() and would_share(other, request):
+                return stand
+        return None
+
+    def _stand_for(self, request: Request) -> Stand:
+        service_s = self._state.pace.service_s(request.model, request.service_s)
+        stand = self._new(request.model, request.name, request.parallel, service_s)
+        self._homeless.append(stand)
+        return stand
+
+    def _stand_at(self, runners: Sequence[Runner]) -> Stand:
+        service_s = self._state.pace.service_s(runners[0].model)
+        slots = sum(runner.parallel for runner in _there(runners))
+        return self._new(runners[0].model, runners[0].name, slots, service_s)
+
+    def _new(self, model: ModelKey, name: str, slots: int, service_s: float) -> Stand:
+        rate = self._state.pace.rate(model, self._state.now)
+        stand = Stand(model=model, name=name, slots=slots, service_s=service_s, rate_per_s=rate)
+        self.stands.append(stand)
+        return stand
+
+    def _start(self, stand: Stand, runners: Sequence[Runner]) -> None:
+        """Those who wait start as slots get free, once it is there."""
+        there = _there(runners)
+        at = min(self._ready_in_s(runner) for runner in there)
+        free = sum(runner.parallel - len(runner.running) for runner in there)
+        left = [
+            self._left_s(request_id, stand.service_s) for r in there for request_id in r.running
+        ]
+        left_s = (math.fsum(left) + free * stand.service_s) / stand.slots
+        stand.begin(at, free=free, left_s=left_s)
+
+    def _left_s(self, request_id: RequestId, service_s: float) -> float:
+        passed_s = self._state.now - self._state.charges[request_id].at
+        return max(service_s - passed_s, LEFT_SHARE * service_s)
+
+    def _ready_in_s(self, runner: Runner) -> float:
+        """When it is there, 0 for one that is; an overlong load takes a while yet."""
+        if runner.state is not RunnerState.LOADING:
+            return 0.0
+        passed_s = self._state.now - runner.since
+        return max(runner.load_s - passed_s, LEFT_SHARE * runner.load_s)
+
+    def _lodge(self, runner: Runner, stand: Stand | None) -> None:
+        """Put a runner into its bin. What is about to be gone is with the plan that it is for."""
+        lodging = self._lodgings[runner.bin.id]
+        ready_in_s = self._ready_in_s(runner)
+        if ready_in_s:
+            self._loaders[runner.bin.upstream] = lodging.free_at = ready_in_s
+        elif not runner.resident:
+            return
+        if stand is None:
+            stand = self._stand_at([runner])
+            self._start(stand, [runner])
+        tenant = Tenant(
+            model=runner.model,
+            stand=stand,
+            takes_bytes=runner.footprint_bytes,
+            ready_at=ready_in_s or runner.ready_at - self._state.now,
+            swap_s=max(self._state.reload_s(runner), runner.load_s),
+            fixed=runner.pinned,
+        )
+        lodging.tenants.append(tenant)
+
+    # ---------------------------------------------------------------- what comes of it
+
+    def _follow_plans(self) -> None:
+        """What is decided already."""
+        for bin_id, plan in self._state.plans.items():
+            lodging = self._lodgings.get(bin_id)
+            if lodging is None:
+                continue
+            if not isinstance(plan, Plan):
+                lodging.passed = max(lodging.passed, self._state.policy.k_load)
+                continue
+            stand = next((s for s in self._homeless if _is_served_by(plan, bin_id, s)), None)
+            if stand is not None:
+                self._follow(plan, lodging, stand)
+
+    def _follow(self, plan: Plan, lodging: Lodging, stand: Stand) -> None:
+        going = {runner.model for runner in plan.victims if runner.bin.id == lodging.books.bin.id}
+        victims = tuple(tenant for tenant in lodging.tenants if tenant.model in going)
+        leaving = any(
+            not runner.resident and runner.state is not RunnerState.LOADING
+            for runner in self._state.in_bin(lodging.books.bin.id)
+        )
+        drain_s = max((tenant.stand.done_at() for tenant in victims), default=0.0)
+        unload_s = self._unload_s(lodging) if victims or leaving else 0.0
+        move = _Move(
+            stand=stand,
+            request=plan.request,
+            lodging=lodging,
+            victims=victims,
+            index=plan.choice.index,
+            starts_at=drain_s + unload_s,
+            load_s=self._state.load_s_of(plan.request, lodging.books.bin.id),
+        )
+        self._make(move, 0.0)
+
+    def _play(self) -> None:
+        """Decide as the policy would, from one instant at which something ends to the next."""
+        at, instants = 0.0, INSTANTS_A_STAND * len(self.stands)
+        while self._homeless and instants and at < math.inf:
+            instants -= 1
+            self._turn_ends = math.inf
+            moves = [move for lodging in self._open(at) for move in self._moves(lodging, at)]
+            if moves:
+                self._make(max(moves, key=lambda move: move.index), at)
+            else:
+                at = min((end for end in self._ends() if end > at), default=math.inf)
+
+    def _open(self, at: float) -> list[Lodging]:
+        """The bins for which something may be decided."""
+        return [
+            lodging
+            for lodging in self._lodgings.values()
+            if lodging.free_at <= at and self._loaders[lodging.books.bin.upstream] <= at
+        ]
+
+    def _ends(self) -> Iterator[float]:
+        yield self._turn_ends
+        yield from self._loaders.values()
+        for stand in self._homeless:
+            yield stand.overdue_at
+        for lodging in self._lodgings.values():
+            yield lodging.free_at
+            for tenant in lodging.tenants:
+                yield tenant.stand.done_at()
+
+    def _make(self, move: _Move, at: float) -> None:
+        """Carry it out: the victims go, the model comes, who waits for it starts then."""
+        lodging, upstream = move.lodging, move.lodging.books.bin.upstream
+        head = self._head(lodging, at)
+        if head is not None:
+            lodging.passed = 0 if head is move.stand else lodging.passed + 1
+        starts_at = max(move.starts_at, self._loaders[upstream])
+        ready_at = starts_at + move.load_s
+        self._loaders[upstream] = lodging.free_at = ready_at
+        for victim in move.victims:
+            lodging.tenants.remove(victim)
+            self._turn_out(victim.stand, at)
+        need = self._state.need_of(move.request, lodging.books.bin.id)
+        stand = move.stand
+        stand.begin(ready_at, free=stand.slots, left_s=stand.service_s, index=move.index)
+        self._homeless.remove(stand)
+        tenant = Tenant(
+            model=stand.model,
+            stand=stand,
+            takes_bytes=need.footprint_bytes,
+            ready_at=ready_at,
+            swap_s=move.load_s,
+            fixed=move.request.pinned,
+        )
+        lodging.tenants.append(tenant)
+
+    def _turn_out(self, stand: Stand, at: float) -> None:
+        """Those who have not started have nobody any more, unless there is a twin."""
+        everywhere = (t.stand for lodging in self._lodgings.values() for t in lodging.tenants)
+        if stand not in everywhere:
+            stand.break_off(at, self._patience_s[stand.top])
+            if stand.left:
+                self._homeless.append(stand)
+
+    # ---------------------------------------------------------------- what may be decided
+
+    def _head(self, lodging: Lodging, at: float) -> Stand | None:
+        """Before whom others may not be loaded for ever."""
+        bin_id = lodging.books.bin.id
+        late = [s for s in self._homeless if s.overdue_at <= at and bin_id in s.first.needs]
+        return min(late, key=lambda stand: stand.overdue_at, default=None)
+
+    def _moves(self, lodging: Lodging, at: float) -> Iterable[_Move]:
+        kept_for = None
+        if lodging.passed >= self._state.policy.k_load:
+            kept_for = self._head(lodging, at)
+        for stand in self._homeless:
+            if kept_for in {None, stand} and lodging.books.bin.id in stand.first.needs:
+                move = self._move(stand, lodging, at)
+                if move is not None:
+                    yield move
+
+    def _move(self, stand: Stand, lodging: Lodging, at: float) -> _Move | None:
+        state, bin_id = self._state, lodging.books.bin.id
+        request = stand.first.at(bin_id)
+        load_s, unload_s = state.load_s_of(request, bin_id), self._unload_s(lodging)
+        coming = stand.left + stand.rate_per_s * load_s
+        visit_s = unload_s + load_s + stand.service_s * max(1.0, coming / stand.slots)
+        victims = self._victims(stand, lodging, at, load_s)
+        if victims is None:
+            return None
+        drain_s = max((self._drain_s(tenant, at) for tenant in victims), default=0.0)
+        reload_s = sum(tenant.swap_s * _wanted(tenant.stand, at, visit_s) for tenant in victims)
+        work = stand.work(state.policy, self._patience_s, state.now + at)
+        return _Move(
+            stand=stand,
+            request=request,
+            lodging=lodging,
+            victims=victims,
+            index=work / (visit_s + drain_s + reload_s),
+            starts_at=at + drain_s + (unload_s if victims else 0.0),
+            load_s=load_s,
+        )
+
+    def _victims(
+        self, stand: Stand, lodging: Lodging, at: float, load_s: float
+    ) -> tuple[Tenant, ...] | None:
+        """Enough and no more of those who may be asked to go; `None` if they are too few."""
+        need = self._state.need_of(stand.first, lodging.books.bin.id)
+        willing = [t for t in lodging.tenants if self._yields(t, stand, at, load_s)]
+        willing.sort(key=lambda tenant: _dearness(tenant, at))
+        gone = [tenant for tenant in willing if tenant.model == stand.model]
+        if any(t.model == stand.model and t not in gone for t in lodging.tenants):
+            return None
+        forced = len(gone)
+        rest = [tenant for tenant in willing if tenant not in gone]
+
+        def fits() -> bool:
+            return lodging.has_room(need, [t for t in lodging.tenants if t not in gone])
+
+        while not fits():
+            if not rest:
+                return None
+            gone.append(rest.pop(0))
+        for tenant in reversed(gone[forced:]):
+            gone.remove(tenant)
+            if not fits():
+                gone.append(tenant)
+        return tuple(gone)
+
+    def _yields(self, tenant: Tenant, stand: Stand, at: float, load_s: float) -> bool:
+        """Whether it may be asked to go: it is spare, or for somebody overdue has had its turn."""
+        if tenant.fixed or tenant.ready_at > at:
+            return False
+        if tenant.stand.done_at() <= at:
+            return True
+        if stand.overdue_at > at:
+            return False
+        policy, queue_s = self._state.policy, tenant.stand.queue_s(at)
+        if not queue_s:
+            return True
+        swap_s = tenant.swap_s + load_s
+        kappa = policy.kappa_hi if stand.top < tenant.stand.top else policy.kappa
+        stretch = policy.stretch if queue_s < policy.finish * swap_s else 1.0
+        ends_at = tenant.ready_at + kappa * swap_s * stretch
+        if ends_at > at:
+            self._turn_ends = min(self._turn_ends, ends_at)
+            return False
+        return True
+
+    @staticmethod
+    def _drain_s(tenant: Tenant, at: float) -> float:
+        """How long it still serves those who have a slot."""
+        left_s = max(0.0, tenant.stand.done_at() - at)
+        return min(left_s, tenant.stand.service_s)
+
+    def _unload_s(self, lodging: Lodging) -> float:
+        return self._state.pace.unload_s(lodging.books.bin.upstream)
+
+    def _overdue_in_s(self, group: Group) -> float:
+        """When the first of a kind is overdue, if patience stays what it is."""
+        firsts = (rank.row[0] for rank in group.ranks if rank.row)
+        line, demand = self._state.line, self._state.demand
+        return min(
+            0.0
+            if line.overdue(first)
+            else demand.ends_at(first.arrived_at, first.priority) - self._state.now
+            for first in firsts
+        )
+
+
+def _is_served_by(plan: Plan, bin_id: BinId, stand: Stand) -> bool:
+    """Whether what is planned serves some of a stand."""
+    return any(is_served_by(plan, bin_id, group.first) for group in stand.groups)
+
+
+def _there(runners: Sequence[Runner]) -> list[Runner]:
+    """Those that serve now, else those that will."""
+    return [runner for runner in runners if runner.resident] or list(runners)
+
+
+def _wanted(stand: Stand, at: float, visit_s: float) -> float:
+    """How probable it is that somebody asks for it during a visit of another."""
+    return 1.0 if stand.queue_s(at) else 1.0 - math.exp(-stand.rate_per_s * visit_s)
+
+
+def _dearness(tenant: Tenant, at: float) -> tuple[float, float]:
+    """Who goes first: whom nobody waits for, then who is least wanted and soonest back."""
+    return tenant.stand.queue_s(at), tenant.stand.rate_per_s * tenant.swap_s
