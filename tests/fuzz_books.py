@@ -75,11 +75,12 @@ class Told:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Host:
-    """An upstream, and what nobody knows of it for the moment."""
+    """An upstream, what nobody knows of it for the moment, and whether it ever held a pin."""
 
     upstream: Upstream
     heard: bool = False
     unsure_since: float | None = None
+    pinned: bool = False
 
     @property
     def open(self) -> bool:
@@ -213,6 +214,7 @@ class Books:
             case ev.Measured():
                 self._measured(event)
             case ev.ReadingLost(bin=bin_id):
+                # The most that was seen is believed on.
                 self.readings[bin_id].used_bytes = None
             case ev.RunnerDied():
                 self._runner_died(event)
@@ -281,9 +283,10 @@ class Books:
     def _measured(self, event: ev.Measured) -> None:
         reading = self.readings[event.bin]
         before = reading.used_bytes
+        before = reading.most_used_bytes if before is None else before
         shown = sum(t.reported_bytes for t in self.in_bin(event.bin) if t.state == "ready")
         reading.total_bytes, reading.used_bytes = event.total_bytes, event.used_bytes
-        reading.most_used_bytes = max(before or 0, event.used_bytes)
+        reading.most_used_bytes = max(before, event.used_bytes)
         if event.used_bytes < shown:
             # It may be taken for the sign that one of them is no more.
             for told in self.in_bin(event.bin):
@@ -361,6 +364,8 @@ class Books:
         request = self.fates[command.for_request].request.at(command.bin)
         key = command.bin, command.model
         here = sum(told.bytes for told in self.in_bin(command.bin))
+        host = self.host_of(command.bin)
+        host.pinned = host.pinned or request.pinned
         self.runners[key] = Told(
             key=key,
             launch=command.launch,

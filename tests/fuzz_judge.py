@@ -35,7 +35,7 @@ from ollama_gate.scheduler.commands import (
     Unload,
     Warn,
 )
-from ollama_gate.scheduler.types import BinId, Refusal, Request, Snapshot
+from ollama_gate.scheduler.types import BinId, Launch, ModelKey, Refusal, Request, Snapshot
 from tests.fuzz_books import Books, Fate, Told
 from tests.fuzz_law import must
 from tests.fuzz_passes import Passes
@@ -70,7 +70,7 @@ class Judge:
         self.passes = Passes(machine, books, self.room)
         self.view: Snapshot | None = None
         self._idle_ticks = 0
-        self._targets: dict[BinId, str | None] = {}
+        self._targets: dict[BinId, tuple[ModelKey, Launch]] = {}
         self._drained_before: set[tuple[str, str]] = set()
 
     def next_wakeup(self) -> float | None:
@@ -316,7 +316,8 @@ class Judge:
         view, books = self.view, self.books
         assert view is not None
         wanted = {fate.request.name for fate in books.waiting.values()}
-        targets = {plan.bin.id: plan.target for plan in view.bins}
+        plans = self.machine.plans.items()
+        targets = {bin_id: (plan.request.model, plan.request.launch) for bin_id, plan in plans}
         victims = set[str]()
         for plan in view.bins:
             must("6 plans", plan.target is None or plan.target in wanted, f"{plan}")

@@ -75,7 +75,7 @@ class Room:
         recently = books.now < failed_at + books.policy.oom_backoff_s[1] + 0.1
         host = books.host_of(bin_id)
         # Beside what never goes there may never be room for it.
-        recently = recently or any(told.pinned for told in books.on_host(host))
+        recently = recently or host.pinned
         return recently or not host.open or self._uncertain(books.readings[bin_id])
 
     def surely(self, bin_id: BinId, request: Request) -> bool:
