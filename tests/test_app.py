@@ -575,7 +575,48 @@ async def test_the_status_shows_bins_runners_models_and_decisions(
     assert model["load_s"] > 0
     assert model["service_s"] > 0
     assert model["unload_s"] is None
-    assert shown["decisions"][0]["what"] == "load"
+    load = shown["decisions"][0]
+    assert load["what"] == "load"
+    assert load["index"] == pytest.approx(load["work"] / load["visit_s"], rel=0.1)
+
+
+async def test_a_request_that_had_its_slot_tells_what_it_had_waited_for(
+    http: Http, site: Site, ollama: SimulatedOllama
+) -> None:
+    held = await hold(http, site, ollama)
+    request_id = (await status(http, site))["running"][0]["id"]
+    url = f"{site.url}/gate/requests/{request_id}"
+    async with http.get(url) as response:
+        running = await response.json()
+    assert (await held.let_go())[0] == 200
+    async with http.get(url) as response:
+        ended = await response.json()
+    assert (running["state"], ended["state"]) == ("running", "ended")
+    assert running["waited"] == ended["waited"]
+    [decision] = ended["waited"]["decisions"]
+    assert (decision["what"], decision["request"]) == ("load", request_id)
+    assert ended["waited"]["queued_s"] >= ended["waited"]["load_s"] > 0
+    assert ended["waited"]["overdue"] is False
+
+
+async def test_one_that_never_had_a_slot_had_nothing_to_wait_for(
+    http: Http, site: Site, ollama: SimulatedOllama
+) -> None:
+    held = await hold(http, site, ollama)
+    headers = {"X-Request-Id": "mine"}
+    url = f"{site.url}/api/generate"
+    waiting = asyncio.create_task(post(http, url, generate(OTHER_BIG), headers=headers))
+    await until(site, lambda view: view.waiting)
+    async with http.get(f"{site.url}/gate/requests/mine") as response:
+        told = await response.json()
+    assert told["estimated_wait_s"] > 0
+    assert "waited" not in told
+    async with http.delete(f"{site.url}/gate/requests/mine") as response:
+        assert response.status == 200
+    assert (await waiting)[0] == 499
+    async with http.get(f"{site.url}/gate/requests/mine") as response:
+        assert (await response.json())["waited"] is None
+    await held.let_go()
 
 
 # ------------------------------------------------------------------------------- the end

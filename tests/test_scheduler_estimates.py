@@ -208,11 +208,10 @@ def test_of_two_options_of_a_model_the_second_waits_for_the_first() -> None:
 
 
 def test_those_whom_one_load_serves_wait_together() -> None:
-    play = a_plain_play(heard=False)
-    play.arrives(0, "a1", "a", least_ctx=4096)
-    play.arrives(0, "a2", "a", least_ctx=2048)
-    play.sees(1)
-    assert estimates(play) == {"a1": 2, "a2": 6}
+    play = busy()
+    play.arrives(2, "b1", "b", num_ctx=8192, least_ctx=8192)
+    play.arrives(2, "b2", "b", num_ctx=8192, least_ctx=2048)
+    assert estimates(play) == {"b1": 7, "b2": 11}
 
 
 def test_what_is_pinned_never_makes_room() -> None:

@@ -11,7 +11,7 @@ from ollama_gate import __version__, status, wire
 from ollama_gate.app.answers import answer_of
 from ollama_gate.app.serving import Caller
 from ollama_gate.app.upstreams import Upstreams
-from ollama_gate.gate import Gate
+from ollama_gate.gate import Gate, Past
 from ollama_gate.scheduler.types import RequestId, RunnerView, Waiting
 
 _REQUESTS: Final = "/gate/requests/"
@@ -111,7 +111,27 @@ class Own:
         if request.method == "DELETE":
             cancelled = self._gate.cancel(request_id)
             return web.json_response({"id": request_id, "cancelled": cancelled})
-        return web.json_response({"id": request_id, **_describe(found)})
+        told = {"id": request_id, **_describe(found)}
+        past = self._gate.past_of(request_id)
+        if past is not None:
+            told["waited"] = _waited(past)
+        return web.json_response(told)
+
+
+def _waited(past: Past) -> dict[str, Any] | None:
+    """What a request had waited for until it had its slot; `None` if it had none."""
+    if past.grant is None:
+        return None
+    return {
+        "queued_s": round(past.grant.queued_s, 3),
+        "load_s": round(past.grant.load_s, 3),
+        "overdue": past.grant.overdue,
+        "bin": past.grant.bin,
+        "decisions": [
+            {"after_s": round(one.at - past.request.arrived_at, 3), "what": one.what, **one.fields}
+            for one in past.meanwhile
+        ],
+    }
 
 
 def _describe(found: Waiting | RunnerView | str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ in this room decides who is served or evicted.
 from ollama_gate.gate.chronicle import Decision
 from ollama_gate.gate.pump import Gate
 from ollama_gate.gate.roles import Engine, Meter, Witness
-from ollama_gate.gate.slots import REMEMBERED, Grant, RefusedError
+from ollama_gate.gate.slots import REMEMBERED, Grant, Past, RefusedError
 
 __all__ = [
     "REMEMBERED",
@@ -18,6 +18,7 @@ __all__ = [
     "Gate",
     "Grant",
     "Meter",
+    "Past",
     "RefusedError",
     "Witness",
 ]

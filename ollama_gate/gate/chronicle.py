@@ -7,7 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from ollama_gate import log
 from ollama_gate.scheduler.commands import (
@@ -23,7 +23,10 @@ from ollama_gate.scheduler.commands import (
     Unload,
     Warn,
 )
-from ollama_gate.scheduler.types import Request
+from ollama_gate.scheduler.types import BinId, Request
+
+MEANWHILE: Final = 16
+"""So many decisions are kept with a request that waited."""
 
 _queue = log.get(log.Component.QUEUE)
 _scheduler = log.get(log.Component.SCHEDULER)
@@ -43,6 +46,16 @@ class Chronicle:
 
     def __init__(self) -> None:
         self.decisions: deque[Decision] = deque(maxlen=64)
+
+    def since(self, at: float, bin_id: BinId) -> tuple[Decision, ...]:
+        """What was decided for a bin since an instant, oldest first; no more than is kept."""
+        newest: list[Decision] = []
+        for each in reversed(self.decisions):
+            if each.at < at or len(newest) == MEANWHILE:
+                break
+            if each.fields.get("bin") == bin_id:
+                newest.append(each)
+        return tuple(reversed(newest))
 
     def forwarded(self, command: Forward, request: Request) -> None:
         """A request has its slot."""

@@ -12,7 +12,7 @@ from ollama_gate.gate.carrying import Hands
 from ollama_gate.gate.chronicle import Chronicle, Decision
 from ollama_gate.gate.outside import Outside
 from ollama_gate.gate.roles import Engine, Meter, Recorder, Witness
-from ollama_gate.gate.slots import RefusedError, Slot, Ticket, Tickets
+from ollama_gate.gate.slots import Past, RefusedError, Slot, Ticket, Tickets
 from ollama_gate.gate.tasks import Tasks
 from ollama_gate.gate.watching import Watch
 from ollama_gate.scheduler import Machine, snapshot
@@ -207,6 +207,10 @@ class Gate:
         """Wait until something happens: an event of any kind."""
         await self._changed.wait()
 
+    def past_of(self, request_id: RequestId) -> Past | None:
+        """What one that runs or ended had waited for; `None` if it waits or is unknown."""
+        return self._tickets.past_of(request_id)
+
     def find(self, request_id: RequestId) -> Waiting | RunnerView | str | None:
         """A waiting request, the runner that serves it, how it ended, or `None` if unknown."""
         view = self.snapshot()
@@ -216,7 +220,10 @@ class Gate:
         for runner in view.runners:
             if request_id in runner.running:
                 return runner
-        return "running" if request_id in self._tickets else self._tickets.fate_of(request_id)
+        past = self._tickets.past_of(request_id)
+        if request_id in self._tickets:
+            return "running"
+        return None if past is None else past.fate
 
     # ---------------------------------------------------------------- life
 
@@ -319,6 +326,8 @@ class Gate:
                 request = self._tickets.forward(command)
                 if request is not None:
                     self._chronicle.forwarded(command, request)
+                    meanwhile = self._chronicle.since(request.arrived_at, command.bin)
+                    self._tickets.remember(command.id, meanwhile)
             case Refuse():
                 request = self._tickets.refuse(command)
                 if request is not None:

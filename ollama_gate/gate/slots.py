@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from ollama_gate.errors import GateError
+from ollama_gate.gate.chronicle import Decision
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.commands import Forward, Refuse
 from ollama_gate.scheduler.types import BinId, Refusal, Request, RequestId
@@ -40,6 +41,7 @@ class Grant:
     Attributes:
         num_ctx: the context that the request must name instead of its own, if any.
         offload: the share of the model that is on the CPU, 0 to 1.
+        overdue: whether it had been passed over for as long as it may be.
     """
 
     bin: BinId
@@ -47,6 +49,23 @@ class Grant:
     load_s: float
     num_ctx: int | None = None
     offload: float = 0.0
+    overdue: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What became of a request, and what it had waited for.
+
+    Attributes:
+        fate: how it ended, in a word or two.
+        grant: its slot; `None` if it had none.
+        meanwhile: what was decided for its bin while it waited, oldest first.
+    """
+
+    fate: str
+    request: Request
+    grant: Grant | None
+    meanwhile: tuple[Decision, ...]
 
 
 @dataclass(slots=True)
@@ -55,6 +74,7 @@ class Ticket:
 
     Attributes:
         completed: its answer ended by itself, so that its length tells something.
+        meanwhile: what was decided for its bin while it waited.
     """
 
     request: Request
@@ -63,6 +83,19 @@ class Ticket:
     withdrawn: bool = False
     granted_at: float = 0.0
     completed: bool = False
+    meanwhile: tuple[Decision, ...] = ()
+
+    @property
+    def past(self) -> Past:
+        """What became of it so far."""
+        done = self.granted.done() and not self.granted.cancelled()
+        served = done and self.granted.exception() is None
+        return Past(
+            fate=self.fate,
+            request=self.request,
+            grant=self.granted.result() if served else None,
+            meanwhile=self.meanwhile,
+        )
 
     @property
     def fate(self) -> str:
@@ -95,16 +128,23 @@ class Tickets:
         self._served = served
         self._left = left
         self._open: dict[RequestId, Ticket] = {}
-        self._fates: OrderedDict[RequestId, str] = OrderedDict()
+        self._fates: OrderedDict[RequestId, Past] = OrderedDict()
         self._quiet = asyncio.Event()
         self._quiet.set()
 
     def __contains__(self, request_id: RequestId) -> bool:
         return request_id in self._open
 
-    def fate_of(self, request_id: RequestId) -> str | None:
-        """How a request ended; `None` if it has not, or did so long ago."""
-        return self._fates.get(request_id)
+    def past_of(self, request_id: RequestId) -> Past | None:
+        """What became of one that runs or ended; `None` if it waits, or ended long ago."""
+        ticket = self._open.get(request_id)
+        if ticket is None:
+            return self._fates.get(request_id)
+        return ticket.past if ticket.granted.done() else None
+
+    def remember(self, request_id: RequestId, meanwhile: tuple[Decision, ...]) -> None:
+        """Keep with a request what was decided while it waited."""
+        self._open[request_id].meanwhile = meanwhile
 
     def enter(self, request: Request) -> Ticket:
         """Let a request in; it arrives."""
@@ -132,7 +172,7 @@ class Tickets:
     def _remember(self, ticket: Ticket) -> None:
         if not ticket.granted.done():
             ticket.granted.cancel()
-        self._fates[ticket.request.id] = ticket.fate
+        self._fates[ticket.request.id] = ticket.past
         if len(self._fates) > REMEMBERED:
             self._fates.popitem(last=False)
 
@@ -149,6 +189,7 @@ class Tickets:
                 load_s=command.load_s,
                 num_ctx=command.num_ctx,
                 offload=command.offload,
+                overdue=command.overdue,
             )
         )
         return ticket.request

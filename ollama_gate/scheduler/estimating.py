@@ -73,13 +73,13 @@ class Forecast:
 
     # ---------------------------------------------------------------- what it says
 
-    def stand_of(self, request: Request) -> Stand | None:
-        """Where a request waits, or one like it does or would be served."""
-        found = self._by_kind.get(kind_of(request))
-        if found is not None:
-            return found
-        same = (stand for stand in self.stands if stand.model == request.model)
-        return next(same, None)
+    def stand_of(self, request: Request) -> Stand:
+        """Where one of those who wait does."""
+        return self._by_kind[kind_of(request)]
+
+    def stand_for(self, model: ModelKey) -> Stand | None:
+        """Where one who asked for a model would wait; `None` if nobody does and it is not there."""
+        return next((stand for stand in self.stands if stand.model == model), None)
 
     def before(self, stand: Stand) -> list[tuple[str, float]]:
         """The models that are loaded before one, in that order, and their indices."""
@@ -205,15 +205,13 @@ class Forecast:
     def _follow_plans(self) -> None:
         """What is decided already."""
         for bin_id, plan in self._state.plans.items():
-            lodging = self._lodgings.get(bin_id)
-            if lodging is None:
-                continue
-            if not isinstance(plan, Plan):
-                lodging.passed = max(lodging.passed, self._state.policy.k_load)
-                continue
-            stand = next((s for s in self._homeless if _is_served_by(plan, bin_id, s)), None)
-            if stand is not None:
+            lodging = self._lodgings[bin_id]
+            if isinstance(plan, Plan):
+                # A plan without anybody whom it is for has been dropped.
+                stand = next(s for s in self._homeless if _is_served_by(plan, bin_id, s))
                 self._follow(plan, lodging, stand)
+            else:
+                lodging.passed = max(lodging.passed, self._state.policy.k_load)
 
     def _follow(self, plan: Plan, lodging: Lodging, stand: Stand) -> None:
         going = {runner.model for runner in plan.victims if runner.bin.id == lodging.books.bin.id}

@@ -25,22 +25,16 @@ class Outlook:
 
     def number(self, request: Request) -> int:
         """How many start before it for its model, if nobody else comes."""
-        stand = self._forecast.stand_of(request)
-        return 0 if stand is None else self._numbers_at(stand).get(request.id, 0)
+        return self._numbers_at(self._forecast.stand_of(request))[request.id]
 
     def wait_s(self, request: Request) -> float | None:
         """How long one who waits will yet; `None` if nobody can tell."""
-        stand = self._forecast.stand_of(request)
-        if stand is None:
-            return None
-        wait_s = stand.start_of(self._numbers_at(stand)[request.id])
+        wait_s = self._forecast.stand_of(request).start_of(self.number(request))
         return None if wait_s is None else max(wait_s, self._limit_s(request))
 
     def models_before(self, request: Request) -> tuple[tuple[str, float], ...]:
         """Which models are loaded before its own, in that order, and their indices."""
         stand = self._forecast.stand_of(request)
-        if stand is None:
-            return ()
         known = self._before.get(id(stand))
         if known is None:
             known = self._before[id(stand)] = tuple(self._forecast.before(stand))
@@ -62,10 +56,8 @@ class Outlook:
 
     def newcomer_for_s(self, request: Request) -> float | None:
         """How long this one would wait if it came now."""
-        stand = self._forecast.stand_of(request)
-        if stand is None:
-            return None
-        return stand.start_of(stand.counts[request.priority])
+        stand = self._forecast.stand_for(request.model)
+        return None if stand is None else stand.start_of(stand.counts[request.priority])
 
     def _limit_s(self, request: Request) -> float:
         """The least that it waits for one of the slots that all models share."""

@@ -52,9 +52,7 @@ class Turn:
 
     def started_by(self, at: float) -> int:
         """How many have started at an instant, if there are so many."""
-        if at < self.at:
-            return self.first
-        passed_s = at - self.at
+        passed_s = max(0.0, at - self.at)
         early = self.slots * passed_s / max(self.left_s, SHORTEST_S)
         late = self.slots * (passed_s - self.left_s) / max(self.service_s, SHORTEST_S)
         return self.first + self.free + int(early if early < self.slots else self.slots + late)
