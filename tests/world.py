@@ -524,9 +524,22 @@ class World:
             return
         self._forgive()
         card.lost = True
+        # Of what the last reading showed it took this for its own, and no other will show better.
+        card.foreign_read_bytes = max(0, card.foreign_read_bytes - self._unmissed_bytes(card))
         self._excuse(card.bin.id)
         self.tell(ev.ReadingLost(bin=card.bin.id))
         self.soon(20.0, partial(self._find_card, card))
+
+    def _unmissed_bytes(self, card: Card) -> int:
+        """What runners held that are no more, as far as the scheduler does not know it yet."""
+        processes = self.ollamas[card.bin.upstream].processes
+        lives = {key for key, process in processes.items() if not process.dead}
+        still = lives | {ghost.key for ghost in self.ghosts}
+        booked = {key: told.bytes for key, told in self.told.items() if told.state != "loading"}
+        for key, at in self.gone_at.items():
+            if key not in self.told and self.now < at + self.policy.recovery_s:
+                booked[key] = self.gone_bytes[key]
+        return sum(n for key, n in booked.items() if key[0] == card.bin.id and key not in still)
 
     def _find_card(self, card: Card) -> None:
         self._forgive()
