@@ -364,6 +364,8 @@ class Books:
         request = self.fates[command.for_request].request.at(command.bin)
         key = command.bin, command.model
         here = sum(told.bytes for told in self.in_bin(command.bin))
+        # What has just left may still be there.
+        here += sum(self.gone_bytes[k] for k, at in self.gone_at.items() if self.now < at + 10.0)
         host = self.host_of(command.bin)
         host.pinned = host.pinned or request.pinned
         self.runners[key] = Told(

@@ -330,7 +330,7 @@ class Judge:
             must("6 drains", runner.name in victims, f"{runner.name} is drained for nobody")
             if told.key not in before and self._need(told, self.drained()):
                 self._had_its_quantum(f"{told.key} is drained", told)
-            if told.key in before and targets.get(runner.bin) == self._targets.get(runner.bin):
+            if told.key in before and targets == self._targets:
                 begun = {c.id for c in commands if isinstance(c, Forward)} & told.running
                 must("2 drains", not begun, f"{begun} start on {runner.name}, which is drained")
         self._targets = targets
