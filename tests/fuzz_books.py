@@ -264,7 +264,7 @@ class Books:
             told.num_ctx = loaded.num_ctx
         if loaded.size_bytes is not None and told.launch.num_gpu != 0:
             told.doubtful = told.doubtful or loaded.size_bytes > (loaded.reported_bytes or 0)
-        if loaded.reported_bytes is not None and not told.doubtful:
+        if loaded.reported_bytes is not None:
             self.ran_out.pop((*told.key, told.launch), None)
         if told.owes is None or self.fates[told.owes].state != "waiting":
             told.owes = None
