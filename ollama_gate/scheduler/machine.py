@@ -28,7 +28,8 @@ from ollama_gate.scheduler.commands import (
 from ollama_gate.scheduler.fitting import missing_alone
 from ollama_gate.scheduler.memory import Books, Runner
 from ollama_gate.scheduler.mending import Mending
-from ollama_gate.scheduler.planning import lacking, most_urgent, plan_all
+from ollama_gate.scheduler.planning import most_urgent, plan_all
+from ollama_gate.scheduler.room import lacking
 from ollama_gate.scheduler.serving import context_to_name
 from ollama_gate.scheduler.state import Charge, Held, Plan
 from ollama_gate.scheduler.turns import first_of, take, turn_at
