@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_gate.scheduler.commands import Command, Forward
-from ollama_gate.scheduler.fairness import SWEEP, Fairness
+from ollama_gate.scheduler.fairness import REMEMBERED, SWEEP, Fairness
 from ollama_gate.scheduler.types import Priority, Refusal, RequestId
 from tests.play import (
     HIGH,
@@ -459,3 +459,16 @@ def test_what_somebody_waits_for_does_not_expire_while_others_have_the_slots() -
     assert play.arrives(1, "1", "d") == []
     assert play.ticks(50) == []
     assert play.leaves(60, "running") == [forward("1", 59)]
+
+
+def test_clients_who_come_but_once_are_not_remembered_for_ever() -> None:
+    fairness = Fairness()
+    for number in range(REMEMBERED + 3 * SWEEP):
+        client = f"client{number}"
+        fairness.returns(NORMAL, client, [])
+        fairness.starts(NORMAL, client, 4.0)
+        fairness.ends(NORMAL, client, 4.0, 3.0)
+    known = [n for n in range(REMEMBERED + 3 * SWEEP) if fairness.counter(NORMAL, f"client{n}")]
+    assert len(known) <= REMEMBERED + SWEEP + 1
+    # Who came last is.
+    assert known[-1] == REMEMBERED + 3 * SWEEP - 1

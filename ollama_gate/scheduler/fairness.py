@@ -16,6 +16,9 @@ Account = tuple[Priority, str]
 SWEEP = 1024
 """When so many accounts have come since, those that say nothing any more are dropped."""
 
+REMEMBERED = 10_000
+"""So many of a class who are away are kept at the most: a client may call itself what it likes."""
+
 
 class Fairness:
     """The counters; seconds of slots."""
@@ -54,8 +57,11 @@ class Fairness:
         """Drop those of a class who are away and would be lifted anyway."""
         here = set(waiting)
         floor = self._floors[priority]
-        for account in list(self._counters):
-            away = account[0] is priority and account[1] not in here
-            if away and self._counters[account] <= floor:
+        away = [a for a in self._counters if a[0] is priority and a[1] not in here]
+        owing = [account for account in away if self._counters[account] > floor]
+        # Of the others the longest known are forgotten first.
+        kept = set(owing[-REMEMBERED:])
+        for account in away:
+            if account not in kept:
                 del self._counters[account]
         self._sweep_at = len(self._counters) + SWEEP
