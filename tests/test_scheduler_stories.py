@@ -785,13 +785,13 @@ def test_who_was_accepted_before_is_not_refused_for_a_full_queue() -> None:
 def test_whoever_gets_a_slot_at_once_needs_no_place_in_the_queue() -> None:
     play = full_queue()
     assert play.arrives(3, "3", "a") == [forward("3")]
-    assert play.arrives(4, "4", "a") == [refuse("4", Refusal.QUEUE_FULL, retry_after_s=3.0)]
+    assert play.arrives(4, "4", "a") == [refuse("4", Refusal.QUEUE_FULL, retry_after_s=1.05)]
 
 
 def test_a_slot_of_a_draining_model_is_not_to_be_had() -> None:
     play = full_queue()
     play.ticks(200)
-    assert play.arrives(201, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=3.0)]
+    assert play.arrives(201, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=1.0)]
 
 
 def test_a_slot_at_an_upstream_that_is_away_is_not_to_be_had() -> None:
@@ -804,7 +804,7 @@ def test_a_slot_at_an_upstream_that_is_away_is_not_to_be_had() -> None:
 def test_a_slot_elsewhere_is_not_to_be_had() -> None:
     play = full_queue()
     assert play.arrives(4, "3", "a", bins=("v/0",)) == [
-        refuse("3", Refusal.QUEUE_FULL, retry_after_s=3.0)
+        refuse("3", Refusal.QUEUE_FULL, retry_after_s=1.0)
     ]
 
 
@@ -813,7 +813,7 @@ def test_a_slot_that_somebody_waits_for_is_not_to_be_had() -> None:
     play.arrives(0, "1", "a")
     play.loaded(1, "a")
     play.arrives(2, "2", "a")
-    assert play.arrives(3, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=4.0)]
+    assert play.arrives(3, "3", "a") == [refuse("3", Refusal.QUEUE_FULL, retry_after_s=6.0)]
 
 
 def test_a_queue_of_no_length_tells_the_least_there_is() -> None:

@@ -368,7 +368,7 @@ def test_what_runs_does_not_count_as_waiting() -> None:
     assert play.arrives(3, "ann 1", "a", client="ann", parallel=2) == [forward("ann 1")]
     assert play.arrives(4, "ann 2", "a", client="ann", parallel=2) == []
     assert play.arrives(5, "ann 3", "a", client="ann", parallel=2) == [
-        refuse("ann 3", Refusal.CLIENT_FULL, retry_after_s=2.0)
+        refuse("ann 3", Refusal.CLIENT_FULL, retry_after_s=1.6)
     ]
     assert play.leaves(6, "ann 0") == [forward("ann 2", 2)]
 
@@ -377,7 +377,7 @@ def test_a_full_queue_is_what_is_told_where_both_are_full() -> None:
     play = a_plain_play(queue_max_size=1, queue_max_per_client=1)
     play.arrives(0, "ann 0", "a", client="ann")
     [refused] = play.arrives(1, "ann 1", "a", client="ann")
-    assert refused == refuse("ann 1", Refusal.QUEUE_FULL, retry_after_s=4.0)
+    assert refused == refuse("ann 1", Refusal.QUEUE_FULL, retry_after_s=5.0)
 
 
 # -------------------------------------------------------------------- a limit over all models
