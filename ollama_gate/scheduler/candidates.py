@@ -111,7 +111,9 @@ def replicas(state: State) -> list[Candidate]:
             for group in state.line.groups(model)
             if any(state.suits(home, group.first) for home in homes)
         ]
-        if groups and not any(state.loads_for(group.first) for group in groups):
+        # Before a slot is given away nobody knows how long the queue will be.
+        full = all(len(home.running) >= home.parallel for home in homes)
+        if groups and full and not any(state.loads_for(group.first) for group in groups):
             candidate = Candidate(state, groups)
             if candidate.queue_s(sum(home.parallel for home in homes)) > candidate.swaps_s(REPLICA):
                 found.append(candidate)
