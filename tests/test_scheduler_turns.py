@@ -3,6 +3,7 @@
 In most of them a load takes 2 s, an unload 1 s and an answer 4 s; see `a_plain_play`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ollama_gate.scheduler.commands import Command, Forward
 from ollama_gate.scheduler.fairness import REMEMBERED, SWEEP, Fairness
+from ollama_gate.scheduler.line import Line
 from ollama_gate.scheduler.types import Priority, Refusal, RequestId
 from tests.play import (
     HIGH,
@@ -347,6 +349,17 @@ def test_a_drain_is_undone_when_its_reason_is_dropped() -> None:
 
 
 # -------------------------------------------------------------------- too many
+
+
+def test_deadlines_of_those_who_left_do_not_pile_up_behind_one_that_is_nearer() -> None:
+    line = Line((20.0, 120.0, 300.0))
+    line.join(replace(a_request("stays", "a", 0.0), deadline_at=60.0))
+    for number in range(1000):
+        line.join(replace(a_request(str(number), "a", 0.0), deadline_at=1e9))
+        line.leave(RequestId(str(number)))
+    assert len(line._deadlines) < 100
+    assert line.next_deadline() == 60.0
+    assert [each.id for each in line.expired(60.0)] == ["stays"]
 
 
 def test_one_client_may_have_only_so_many_waiting() -> None:

@@ -21,3 +21,8 @@ def test_nothing_that_must_not_happen_happens(first: int) -> None:
             world.run()
         except AssertionError as error:
             raise AssertionError(f"seed {seed} at {world.now:.3f} s: {error}") from error
+
+
+@pytest.mark.parametrize("seed", [402, 662, 1212, 1302])
+def test_it_wakes_when_what_others_hold_has_been_waited_for_despite_a_backlog(seed: int) -> None:
+    World(seed).run()

@@ -23,6 +23,9 @@ Place = tuple[float, int]
 
 CLASSES = tuple(Priority)
 
+SWEEP = 64
+"""So many deadlines of requests that wait no more may lie about, and as many as do wait."""
+
 
 class Line:
     """The requests that wait, in an order that depends on nothing but them and the latches."""
@@ -69,6 +72,7 @@ class Line:
         deadline = self.deadline_at(request)
         if deadline < math.inf:
             heapq.heappush(self._deadlines, (deadline, self._count, request.id))
+            self._sweep_deadlines()
 
     def leave(self, request_id: RequestId) -> Request:
         """Take a request out."""
@@ -114,6 +118,12 @@ class Line:
         count = self._count_overdue(row, priority)
         return row[count].arrived_at if count < len(row) else None
 
+    def next_of_age(self, priority: Priority, age_s: float, now: float) -> float:
+        """When somebody of a class will next have waited for so long; `inf` for never."""
+        row = self.everybody[priority].row
+        count = bisect_right(row, now, key=lambda request: request.arrived_at + age_s)
+        return row[count].arrived_at + age_s if count < len(row) else math.inf
+
     def place(self, request: Request) -> Place:
         """Where it stands among the overdue: the least is first."""
         return request.arrived_at + self._tau_s[request.priority], self._sequence[request.id]
@@ -152,6 +162,16 @@ class Line:
                 return at
             heapq.heappop(self._deadlines)
         return math.inf
+
+    def _sweep_deadlines(self) -> None:
+        """Forget those of others, which may be far off, once they are more than half of all."""
+        if len(self._deadlines) > 2 * len(self._waiting) + SWEEP:
+            self._deadlines = [
+                (at, count, request_id)
+                for at, count, request_id in self._deadlines
+                if self._sequence.get(request_id) == count
+            ]
+            heapq.heapify(self._deadlines)
 
     # ---------------------------------------------------------------- who waits
 

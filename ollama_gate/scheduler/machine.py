@@ -26,6 +26,7 @@ from ollama_gate.scheduler.commands import (
     Prewarm,
 )
 from ollama_gate.scheduler.fitting import missing_alone
+from ollama_gate.scheduler.line import CLASSES
 from ollama_gate.scheduler.memory import Books, Runner
 from ollama_gate.scheduler.mending import Mending
 from ollama_gate.scheduler.planning import most_urgent, plan_all
@@ -343,7 +344,10 @@ class Machine(Mending):
         yield from self.recovery.retries()
         for books in self.books.values():
             if books.foreign_bytes:
-                yield from (books.steady_since + patience_s for patience_s in self.policy.tau_s)
+                for priority, tau_s in zip(CLASSES, self.policy.tau_s, strict=True):
+                    yield books.steady_since + tau_s
+                    # Nobody waits longer for others because of a backlog.
+                    yield self.line.next_of_age(priority, tau_s, self.now)
         for runner in self.runners.values():
             if runner.state is RunnerState.LEAVING:
                 yield self._awaited_until(runner)
