@@ -5,7 +5,7 @@ In most of them a load takes 2 s, an unload 1 s and an answer 4 s; see `a_plain_
 
 import pytest
 
-from ollama_gate.scheduler.commands import Choice, Command, Load
+from ollama_gate.scheduler.commands import Choice, Command, Load, Unload
 from ollama_gate.scheduler.types import Cause, Launch, Priority, Refusal
 from tests.play import (
     HIGH,
@@ -487,3 +487,20 @@ def test_a_victim_that_is_not_needed_any_more_serves_again() -> None:
         load("e", "e1", free=20, alone=False, waited=2),
         forward("c2", 1),
     ]
+
+
+@pytest.mark.parametrize(("asked", "goes"), [(1, True), (12, False)])
+def test_who_has_long_idled_goes_along_with_victims_unless_often_asked_for(
+    asked: int, *, goes: bool
+) -> None:
+    play = Play()
+    for number in range(asked):
+        play.arrives(0, f"s{number}", "s", size=2.0)
+    play.loaded(2, "s")
+    for number in range(asked):
+        play.leaves(3 + number, f"s{number}")
+    play.arrives(20, "m1", "m", size=16.0)
+    play.loaded(22, "m")
+    play.leaves(23, "m1")
+    commands = play.arrives(90, "n1", "n", size=16.0)
+    assert [c.model for c in commands if isinstance(c, Unload)] == (["m", "s"] if goes else ["m"])
