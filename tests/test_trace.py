@@ -340,6 +340,7 @@ async def test_a_gate_that_starts_again_begins_a_new_line_after_a_torn_one(tmp_p
         ((BEGAN.replace('[{"bin":"u/0","upstream":"u"}]', "[]"),), 1, "at least one bin", "none"),
         ((BEGAN, KIND.replace("u/0", "v/0")), 2, "bins among u/0", "v/0"),
         ((BEGAN, KIND, ASKED.replace("2.0", '"soon"')), 3, "`float` at `at`", "`str`"),
+        ((BEGAN, KIND, ASKED.replace("2.0", "1e999")), 3, "out of range", "1e999"),
         ((BEGAN, KIND, ASKED.replace("high", "urgent")), 3, "`priority`", "urgent"),
         ((BEGAN, KIND, ASKED.replace('"waited_s":1.0', '"waited_s":-1')), 3, "0 or more", "-1.0"),
         ((BEGAN, '{"is":"song"}'), 2, "a line of a trace", "song"),

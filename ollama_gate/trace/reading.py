@@ -156,7 +156,11 @@ def _expected_and_found(error: msgspec.ValidationError, text: bytes) -> tuple[st
 
 def _at(path: str | None, text: bytes) -> str:
     """What stands there; all of the line if that is not one of its own fields."""
-    line = msgspec.json.decode(text)
+    try:
+        line = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        # A number that no float can hold is JSON, and no value.
+        return _shown(text)
     if path is None or not isinstance(line, dict) or path not in line:
         return _shown(text)
     return _shown(msgspec.json.encode(line[path]))
