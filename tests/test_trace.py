@@ -21,6 +21,7 @@ from ollama_gate.scheduler.types import (
     Upstream,
 )
 from ollama_gate.trace import Life, Recorder, read
+from ollama_gate.trace import recorder as recording
 
 GIB = 2**30
 BIN = BinId("u/0")
@@ -153,6 +154,22 @@ async def test_requests_that_are_alike_share_one_kind(tmp_path: Path) -> None:
     await recorder.close()
 
     assert len(the_life(tmp_path / "t.jsonl").kinds) == 2
+
+
+async def test_whoever_thinks_of_ever_new_kinds_takes_no_more_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "KINDS", 2)
+    recorder = await a_recorder(tmp_path / "t.jsonl")
+    for number, num_ctx in enumerate((1, 2, 3, 1, 3)):
+        request = a_request(str(number), num_ctx=num_ctx)
+        recorder.served(request, BIN, 11.0, 12.0, completed=True)
+    held = len(recorder._kinds)
+    await recorder.close()
+    life = the_life(tmp_path / "t.jsonl")
+    assert held <= 2
+    asked = [life.kinds[line.kind].num_ctx for line in life.requests.values()]
+    assert asked == [1, 2, 3, 1, 3]
 
 
 async def test_loads_and_unloads_are_written_with_their_lengths(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ BATCH_S: Final = 1.0
 BACKLOG_LINES: Final = 200_000
 """With so many unwritten lines the disk is given up: memory belongs to requests."""
 
+KINDS: Final = 10_000
+"""So many kinds are told apart; clients choose contexts and spellings, and memory has an end."""
+
 CARD_STEP_BYTES: Final = 256 * 2**20
 """A reading is noted when others' share of it has changed by so much."""
 
@@ -52,6 +55,7 @@ class Recorder:
         self._encoder = msgspec.json.Encoder()
         self._lines: list[bytes] = []
         self._kinds: dict[object, int] = {}
+        self._next_kind = 0
         self._seen: dict[BinId, tuple[int, int]] = {}
         self._pseudonyms = pseudonyms.Pseudonyms(b"")
         self._offset_s = 0.0
@@ -191,7 +195,11 @@ class Recorder:
         known = self._kinds.get(what)
         if known is not None:
             return known
-        self._kinds[what] = number = len(self._kinds)
+        if len(self._kinds) >= KINDS:
+            # Those that still come are written once more, under new numbers.
+            self._kinds.clear()
+        self._kinds[what] = number = self._next_kind
+        self._next_kind += 1
         self._note(
             lines.Kind(
                 number=number,
