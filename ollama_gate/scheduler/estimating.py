@@ -7,7 +7,7 @@ by it.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ollama_gate.scheduler.candidates import is_served_by
@@ -15,7 +15,7 @@ from ollama_gate.scheduler.incumbents import LEFT_SHARE
 from ollama_gate.scheduler.memory import Runner
 from ollama_gate.scheduler.ranks import Group, Kind, kind_of
 from ollama_gate.scheduler.serving import would_share
-from ollama_gate.scheduler.stands import Lodging, Stand, Tenant
+from ollama_gate.scheduler.stands import SHORTEST_S, Lodging, Stand, Tenant
 from ollama_gate.scheduler.state import Plan, State
 from ollama_gate.scheduler.types import (
     BinId,
@@ -67,6 +67,8 @@ class Forecast:
         self.stands: list[Stand] = []
         self._by_kind: dict[Kind, Stand] = {}
         self._homeless: list[Stand] = []
+        self._least_s: dict[Stand, float] = {}
+        self._spare: dict[BinId, list[Tenant]] = {}
         self._see_who_waits()
         self._follow_plans()
         self._play()
@@ -145,6 +147,12 @@ class Forecast:
         stand = self._new(request.model, request.name, request.parallel, service_s)
         self._homeless.append(stand)
         return stand
+
+    def _shortest_s(self, stand: Stand) -> float:
+        """A visit of it takes no less."""
+        needs = stand.first.needs
+        loads = (self._state.load_s_of(stand.first.at(bin_id), bin_id) for bin_id in needs)
+        return max(SHORTEST_S, min(loads) + stand.service_s)
 
     def _stand_at(self, runners: Sequence[Runner]) -> Stand:
         service_s = self._state.pace.service_s(runners[0].model)
@@ -236,12 +244,14 @@ class Forecast:
     def _play(self) -> None:
         """Decide as the policy would, from one instant at which something ends to the next."""
         at, instants = 0.0, INSTANTS_A_STAND * len(self.stands)
+        self._least_s = {stand: self._shortest_s(stand) for stand in self.stands if stand.groups}
         while self._homeless and instants and at < math.inf:
             instants -= 1
             self._turn_ends = math.inf
-            moves = [move for lodging in self._open(at) for move in self._moves(lodging, at)]
-            if moves:
-                self._make(max(moves, key=lambda move: move.index), at)
+            self._spare.clear()
+            move = self._best(at)
+            if move is not None:
+                self._make(move, at)
             else:
                 at = min((end for end in self._ends() if end > at), default=math.inf)
 
@@ -305,17 +315,32 @@ class Forecast:
         late = [s for s in self._homeless if s.overdue_at <= at and bin_id in s.first.needs]
         return min(late, key=lambda stand: stand.overdue_at, default=None)
 
-    def _moves(self, lodging: Lodging, at: float) -> Iterable[_Move]:
-        kept_for = None
-        if lodging.passed >= self._state.policy.k_load:
-            kept_for = self._head(lodging, at)
-        for stand in self._homeless:
-            if kept_for in {None, stand} and lodging.books.bin.id in stand.first.needs:
-                move = self._move(stand, lodging, at)
-                if move is not None:
-                    yield move
+    def _best(self, at: float) -> _Move | None:
+        """What has the largest index, as `planning` has it."""
+        best: _Move | None = None
+        places = [
+            (lodging, head if lodging.passed >= self._state.policy.k_load else None)
+            for lodging in self._open(at)
+            for head in [self._head(lodging, at)]
+        ]
+        for bound, work, stand in self._ranked(at) if places else ():
+            if best is not None and bound <= best.index:
+                break
+            for lodging, kept_for in places:
+                if kept_for in {None, stand} and lodging.books.bin.id in stand.first.needs:
+                    move = self._move(stand, work, lodging, at)
+                    if move is not None and (best is None or move.index > best.index):
+                        best = move
+        return best
 
-    def _move(self, stand: Stand, lodging: Lodging, at: float) -> _Move | None:
+    def _ranked(self, at: float) -> list[tuple[float, float, Stand]]:
+        """Who may be loaded, with an index that it cannot exceed and its waiting work."""
+        state, patience_s = self._state, self._patience_s
+        works = ((s.work(state.policy, patience_s, state.now + at), s) for s in self._homeless)
+        ranked = [(work / self._least_s[stand], work, stand) for work, stand in works]
+        return sorted(ranked, key=lambda each: -each[0])
+
+    def _move(self, stand: Stand, work: float, lodging: Lodging, at: float) -> _Move | None:
         state, bin_id = self._state, lodging.books.bin.id
         request = stand.first.at(bin_id)
         load_s, unload_s = state.load_s_of(request, bin_id), self._unload_s(lodging)
@@ -326,7 +351,6 @@ class Forecast:
             return None
         drain_s = max((self._drain_s(tenant, at) for tenant in victims), default=0.0)
         reload_s = sum(tenant.swap_s * _wanted(tenant.stand, at, visit_s) for tenant in victims)
-        work = stand.work(state.policy, self._patience_s, state.now + at)
         return _Move(
             stand=stand,
             request=request,
@@ -342,8 +366,12 @@ class Forecast:
     ) -> tuple[Tenant, ...] | None:
         """Enough and no more of those who may be asked to go; `None` if they are too few."""
         need = self._state.need_of(stand.first, lodging.books.bin.id)
-        willing = [t for t in lodging.tenants if self._yields(t, stand, at, load_s)]
-        willing.sort(key=lambda tenant: _dearness(tenant, at))
+        willing = self._spare_in(lodging, at)
+        if stand.overdue_at <= at:
+            willing = [t for t in lodging.tenants if self._yields(t, stand, at, load_s)]
+            willing.sort(key=lambda tenant: _dearness(tenant, at))
+        if not lodging.has_room(need, [t for t in lodging.tenants if t not in willing]):
+            return None
         gone = [tenant for tenant in willing if tenant.model == stand.model]
         if any(t.model == stand.model and t not in gone for t in lodging.tenants):
             return None
@@ -354,8 +382,6 @@ class Forecast:
             return lodging.has_room(need, [t for t in lodging.tenants if t not in gone])
 
         while not fits():
-            if not rest:
-                return None
             gone.append(rest.pop(0))
         for tenant in reversed(gone[forced:]):
             gone.remove(tenant)
@@ -363,14 +389,20 @@ class Forecast:
                 gone.append(tenant)
         return tuple(gone)
 
+    def _spare_in(self, lodging: Lodging, at: float) -> list[Tenant]:
+        """Those who may always be asked to go, and who first."""
+        bin_id = lodging.books.bin.id
+        if bin_id not in self._spare:
+            spare = [t for t in lodging.tenants if _is_spare(t, at)]
+            self._spare[bin_id] = sorted(spare, key=lambda tenant: _dearness(tenant, at))
+        return self._spare[bin_id]
+
     def _yields(self, tenant: Tenant, stand: Stand, at: float, load_s: float) -> bool:
-        """Whether it may be asked to go: it is spare, or for somebody overdue has had its turn."""
+        """Whether it may be asked to go for somebody overdue: it is spare, or has had its turn."""
         if tenant.fixed or tenant.ready_at > at:
             return False
         if tenant.stand.done_at() <= at:
             return True
-        if stand.overdue_at > at:
-            return False
         policy, queue_s = self._state.policy, tenant.stand.queue_s(at)
         if not queue_s:
             return True
@@ -412,6 +444,11 @@ def _is_served_by(plan: Plan, bin_id: BinId, stand: Stand) -> bool:
 def _there(runners: Sequence[Runner]) -> list[Runner]:
     """Those that serve now, else those that will."""
     return [runner for runner in runners if runner.resident] or list(runners)
+
+
+def _is_spare(tenant: Tenant, at: float) -> bool:
+    """Whether it is there, and nobody waits for it nor is served."""
+    return not tenant.fixed and tenant.ready_at <= at and tenant.stand.done_at() <= at
 
 
 def _wanted(stand: Stand, at: float, visit_s: float) -> float:

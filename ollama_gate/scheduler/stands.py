@@ -182,6 +182,8 @@ class Lodging:
     Attributes:
         free_at: when something may be decided for it again.
         passed: how many models were loaded before an overdue request's.
+        room_bytes: what it holds, others' share taken off; `None` where nobody knows.
+        believed_bytes: what Ollama takes for free while it holds nothing.
     """
 
     books: Books
@@ -189,16 +191,22 @@ class Lodging:
     passed: int
     tenants: list[Tenant] = field(default_factory=list)
     free_at: float = 0.0
+    room_bytes: int | None = field(init=False)
+    believed_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Ask the books once."""
+        self.room_bytes = self.books.free_bytes(())
+        self.believed_bytes = self.books.ollama_free_bytes(()) or 0
 
     def has_room(self, need: Need, beside: Collection[Tenant]) -> bool:
         """Whether one more fits, about as `fitting.shortfall` has it."""
         if not beside:
             return True
-        room, believed = self.books.free_bytes(()), self.books.ollama_free_bytes(())
-        if room is None or len(beside) >= self.max_loaded:
+        if self.room_bytes is None or len(beside) >= self.max_loaded:
             return False
         taken = sum(tenant.takes_bytes for tenant in beside)
-        allowed = ((believed or 0) - taken) * OLLAMA_SHARE_PERCENT / 100
-        return need.footprint_bytes <= room - taken and (
+        allowed = (self.believed_bytes - taken) * OLLAMA_SHARE_PERCENT / 100
+        return need.footprint_bytes <= self.room_bytes - taken and (
             self.books.bin.cpu or need.predicted_bytes <= allowed
         )
