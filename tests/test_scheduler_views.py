@@ -176,9 +176,9 @@ def test_nobody_tells_when_what_is_pinned_goes() -> None:
     play = a_plain_play(tau_s=(0, 10, 20))
     play.sees(0, a_resident("a", pinned=True))
     play.arrives(1, "1", "b")
-    assert why(play, "1") == (Cause.NO_ROOM, ("a",), 11)
+    assert why(play, "1") == (Cause.PINNED, ("a",), None)
     play.ticks(11)
-    assert why(play, "1") == (Cause.NO_ROOM, ("a",), None)
+    assert why(play, "1") == (Cause.PINNED, ("a",), None)
 
 
 def test_what_is_leaving_is_waited_for() -> None:
@@ -197,3 +197,32 @@ def test_runners_are_listed_by_bin_and_name() -> None:
     play.sees(1, a_resident("d"), a_resident("c"))
     play.sees(2, a_resident("a", bin="v/0"), upstream="v")
     assert [runner.name for runner in snapshot(play.machine).runners] == ["c", "d", "a"]
+
+
+def test_a_slot_that_all_models_share_is_waited_for() -> None:
+    play = Play(max_concurrent=1)
+    play.sees(1, a_resident("c"), a_resident("d"))
+    play.arrives(2, "1", "c")
+    play.arrives(2, "2", "d")
+    play.arrives(2, "3", "c")
+    assert why(play, "2") == (Cause.LIMIT, (), None)
+    assert why(play, "3") == (Cause.SLOTS_FULL, ("1",), None)
+
+
+def test_what_is_pinned_is_named_where_it_leaves_no_room() -> None:
+    play = Play()
+    play.sees(1, a_resident("a", pinned=True), a_resident("c"))
+    play.arrives(2, "1", "b")
+    assert why(play, "1") == (Cause.PINNED, ("a",), None)
+
+
+def test_a_twin_that_stays_is_waited_for_and_not_the_one_that_goes() -> None:
+    play = Play(bins={"u/0": "u", "v/0": "v"}, tau_s=(0, 0, 0), beta=0, kappa=0)
+    both = ("u/0", "v/0")
+    play.sees(1, a_resident("a"))
+    play.sees(1, a_resident("a", bin="v/0"), upstream="v")
+    play.arrives(2, "1", "a", bins=both)
+    play.arrives(2, "2", "a", bins=both)
+    play.arrives(3, "3", "b", bins=("u/0",))
+    play.arrives(4, "4", "a", bins=both)
+    assert why(play, "4") == (Cause.SLOTS_FULL, ("2",), None)

@@ -123,7 +123,7 @@ class Booking(State):
         Many are turned away in a short time: one look at the line serves for them all.
         """
         if self.now >= self._foreseen_at + LOOK_AHEAD_S:
-            self._foreseen, self._foreseen_at = Outlook(self), self.now
+            self._foreseen, self._foreseen_at = Outlook(self, RETRY_AFTER_MAX_S), self.now
         assert self._foreseen is not None, "the first look comes after for ever"
         wait_s = self._foreseen.newcomer_for_s(request)
         if wait_s is None:

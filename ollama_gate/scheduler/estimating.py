@@ -46,12 +46,17 @@ class _Move:
 class Forecast:
     """What becomes of those who wait. Times in seconds from the instant at which it was made.
 
+    Args:
+        state: as it stands.
+        within_s: what is decided later than this is of no interest.
+
     Attributes:
         stands: those who wait, by what serves or will serve them, and what is there for others.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, within_s: float = math.inf) -> None:
         self._state = state
+        self._within_s = within_s
         self._patience_s = state.demand.backlog.patience_s
         self._loaders = dict.fromkeys(state.upstreams, 0.0)
         self._lodgings = {
@@ -245,7 +250,7 @@ class Forecast:
         """Decide as the policy would, from one instant at which something ends to the next."""
         at, instants = 0.0, INSTANTS_A_STAND * len(self.stands)
         self._least_s = {stand: self._shortest_s(stand) for stand in self.stands if stand.groups}
-        while self._homeless and instants and at < math.inf:
+        while self._homeless and instants and at < self._within_s:
             instants -= 1
             self._turn_ends = math.inf
             self._spare.clear()

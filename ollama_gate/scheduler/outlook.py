@@ -3,6 +3,7 @@
 One look at the whole line for as many questions as there are. It decides nothing.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 from ollama_gate.scheduler.estimating import Forecast
@@ -14,11 +15,11 @@ from ollama_gate.scheduler.types import BinId, Priority, Request, RequestId
 
 
 class Outlook:
-    """Of everybody who waits at one instant; seconds from then."""
+    """Of everybody who waits at one instant; seconds from then, and nothing after `within_s`."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, within_s: float = math.inf) -> None:
         self._state = state
-        self._forecast = Forecast(state)
+        self._forecast = Forecast(state, within_s)
         self._numbers: dict[int, dict[RequestId, int]] = {}
         self._before: dict[int, tuple[tuple[str, float], ...]] = {}
         self._least: dict[Priority, float] = {}

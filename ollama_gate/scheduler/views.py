@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable
 
 from ollama_gate.scheduler.machine import Machine
-from ollama_gate.scheduler.memory import Runner, committed
+from ollama_gate.scheduler.memory import Books, Runner, committed
 from ollama_gate.scheduler.outlook import Outlook
+from ollama_gate.scheduler.planning import lacking
 from ollama_gate.scheduler.ranks import Kind, kind_of
 from ollama_gate.scheduler.state import Held, Plan
 from ollama_gate.scheduler.types import (
@@ -163,13 +164,16 @@ def why(machine: Machine, request: Request) -> Reason:
 
 
 def _at_home(machine: Machine, request: Request) -> Reason | None:
-    home = machine.home_of(request)
-    if home is None:
-        return None
-    elder = machine.drained_for(home)
-    if elder is not None:
-        return Cause.DRAINING, (elder.name,), None
-    return Cause.SLOTS_FULL, tuple(home.running), None
+    homes = list(machine.homes_of(request))
+    staying = [home for home in homes if machine.drained_for(home) is None]
+    if any(len(home.running) < home.parallel for home in staying):
+        # Nothing else keeps a slot from whoever could have it.
+        return Cause.LIMIT, (), None
+    if staying:
+        return Cause.SLOTS_FULL, tuple(each for home in staying for each in home.running), None
+    elders = (machine.drained_for(home) for home in homes)
+    names = tuple(elder.name for elder in elders if elder is not None)
+    return (Cause.DRAINING, names, None) if names else None
 
 
 def _in_trouble(machine: Machine, request: Request) -> Reason | None:
@@ -179,7 +183,17 @@ def _in_trouble(machine: Machine, request: Request) -> Reason | None:
     here = [machine.books[bin_id] for bin_id in request.needs]
     if all(machine.others_in_the_way(request, books) for books in here):
         return Cause.FOREIGN, (), None
+    pins = [_pins_beside(machine, request, books) for books in here]
+    if all(
+        lacking(machine, request.at(b.bin.id), b, p) and p for b, p in zip(here, pins, strict=True)
+    ):
+        return Cause.PINNED, _names(pin for each in pins for pin in each), None
     return None
+
+
+def _pins_beside(machine: Machine, request: Request, books: Books) -> list[Runner]:
+    staying = machine.staying(books.bin)
+    return [runner for runner in staying if runner.pinned and runner.model != request.model]
 
 
 def _at_the_loader(machine: Machine, request: Request, upstreams: set[str]) -> Reason | None:
