@@ -119,6 +119,10 @@ class Judge:
         must("1 one load at a time", books.loading_at(host) is None, f"{command} beside another")
         there = [told for told in books.on_host(host) if told.key[1] == command.model]
         must("4 never twice", not there, f"{command}, and it is there already")
+        for told in books.runners.values():
+            coming = told.state == "loading" and books.suits(told, fate.request)
+            free = books.serves(told, fate.request) and len(told.running) < told.parallel
+            must("4 a second only for more", not (coming or free), f"{command} beside {told.key}")
         self.room.judge(command, fate.request)
         self.passes.by_load(command)
 

@@ -1163,15 +1163,15 @@ class World:
         assert client.state == "waiting", "loaded for nobody"
         assert not any(told.state == "loading" for told in beside.values()), "two loads at once"
         assert not any(k[1] == command.model for k in beside), "it is there already"
-        there = [
-            told
-            for k, told in self.told.items()
-            if (told.state == "loading" or self._home(k, told, client.request))
+        # A second runner of a model is for those for whom the first has no slot.
+        assert not any(
+            (
+                told.state == "loading"
+                or (self._home(k, told, client.request) and len(told.running) < told.parallel)
+            )
             and self._suits(k, told, client.request)
-        ]
-        # A second runner is for a queue that is long for the slots that there are.
-        assert not any(told.state == "loading" for told in there), "loaded twice at once"
-        assert all(len(told.running) >= told.parallel for told in there), "a slot is free for it"
+            for k, told in self.told.items()
+        ), "loaded twice for one request"
         assert len(beside) < ollama.upstream.max_loaded, "Ollama would evict: too many"
         here = {k: told for k, told in beside.items() if k[0] == command.bin}
         ghosts = [g for g in self.ghosts if g.key[0] == command.bin and card.live]
