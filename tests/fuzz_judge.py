@@ -120,7 +120,9 @@ class Judge:
         there = [told for told in books.on_host(host) if told.key[1] == command.model]
         must("4 never twice", not there, f"{command}, and it is there already")
         for told in books.runners.values():
-            coming = told.state == "loading" and books.suits(told, fate.request)
+            # What is loaded where nobody answers any more is not waited for.
+            here = books.host_of(told.key[0]).open
+            coming = here and told.state == "loading" and books.suits(told, fate.request)
             free = books.serves(told, fate.request) and len(told.running) < told.parallel
             must("4 a second only for more", not (coming or free), f"{command} beside {told.key}")
         self.room.judge(command, fate.request)
