@@ -257,6 +257,19 @@ def test_twins_serve_together() -> None:
     assert waiting(play)["b1"].estimate_s is not None
 
 
+def test_one_that_waits_for_a_runner_that_is_to_get_a_twin_is_served_by_what_is_there() -> None:
+    play = a_plain_play(bins={"u/0": "u", "v/0": "v"})
+    both = ("u/0", "v/0")
+    play.sees(1, a_resident("a"))
+    play.sees(1, a_resident("b", bin="v/0"), upstream="v")
+    play.released(1, "b")
+    for number in range(9):
+        play.arrives(2, f"a{number}", "a", bins=both)
+    [mine, twins] = play.snapshot().bins
+    assert (mine.target, twins.target) == (None, "a")
+    assert estimates(play)["a1"] == 4
+
+
 def test_an_upstream_that_is_away_lets_nobody_tell() -> None:
     play = a_plain_play()
     play.loses(1)

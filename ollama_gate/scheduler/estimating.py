@@ -220,8 +220,9 @@ class Forecast:
         for bin_id, plan in self._state.plans.items():
             lodging = self._lodgings[bin_id]
             if isinstance(plan, Plan):
-                # A plan without anybody whom it is for has been dropped.
-                stand = next(s for s in self._homeless if _is_served_by(plan, bin_id, s))
+                served = (s for s in self._homeless if _is_served_by(plan, bin_id, s))
+                # Those for whom a twin comes are served already.
+                stand = next(served, None) or self._stand_for(plan.request)
                 self._follow(plan, lodging, stand)
             else:
                 lodging.passed = max(lodging.passed, self._state.policy.k_load)
