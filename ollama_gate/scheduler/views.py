@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from ollama_gate.scheduler.machine import Machine
 from ollama_gate.scheduler.memory import Books, Runner, committed
 from ollama_gate.scheduler.outlook import Outlook
-from ollama_gate.scheduler.planning import lacking
 from ollama_gate.scheduler.ranks import Kind, kind_of
+from ollama_gate.scheduler.room import lacking
 from ollama_gate.scheduler.state import Held, Plan
 from ollama_gate.scheduler.types import (
     Bin,
