@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ollama_gate.scheduler import Machine, fitting, machine, planning, turns
+from ollama_gate.scheduler import Machine, fitting, machine, planning, room, turns
 from ollama_gate.scheduler import events as ev
 from ollama_gate.scheduler.booking import Booking
 from ollama_gate.scheduler.incumbents import Incumbent
@@ -83,13 +83,13 @@ LEFT, REMOVE = Booking._left, Ages.remove
 
 MISTAKES: dict[str, Plant] = {
     "what is there already is not counted": instead(
-        planning, "shortfall", unless_asked(fitting.shortfall, "memory")
+        room, "shortfall", unless_asked(fitting.shortfall, "memory")
     ),
     "Ollama's own 80 % are not asked": instead(
-        planning, "shortfall", unless_asked(fitting.shortfall, "80%")
+        room, "shortfall", unless_asked(fitting.shortfall, "80%")
     ),
     "the number of runners is not asked": instead(
-        planning, "shortfall", unless_asked(fitting.shortfall, "max_loaded")
+        room, "shortfall", unless_asked(fitting.shortfall, "max_loaded")
     ),
     "two loads go on at once": instead(State, "loading", nothing),
     "no runner has a quantum": instead(Incumbent, "turn_ends_at", lambda *_: -1.0),
