@@ -33,6 +33,8 @@ class Fate:
 
     Attributes:
         sequence: in which order it joined.
+        welcome: limits do not count it: it was accepted before, or there was a slot for it, though
+            that may be drained in the same instant.
         served_at: when it started, or was over without; `inf` while it waits.
         passed_over: how many loads in a bin, or starts on a runner, others had before it since it
             was first in line there for sure.
@@ -41,6 +43,7 @@ class Fate:
     request: Request
     sequence: int
     state: str = "waiting"
+    welcome: bool = False
     served_at: float = math.inf
     passed_over: dict[BinId | Key, int] = field(default_factory=dict)
 
@@ -229,7 +232,9 @@ class Books:
 
     def _arrived(self, request: Request) -> None:
         self.count += 1
-        fate = Fate(request=request, sequence=self.count)
+        free = any(len(told.running) < told.parallel for told in self.homes(request))
+        welcome = request.accepted or free
+        fate = Fate(request=request, sequence=self.count, welcome=welcome)
         self.fates[request.id] = self.waiting[request.id] = fate
 
     def _left(self, request_id: RequestId) -> None:

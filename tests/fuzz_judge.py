@@ -256,7 +256,7 @@ class Judge:
         books = self.books
         if isinstance(event, ev.Cancelled) and event.id in books.fates:
             must("3 cancelled", books.fates[event.id].state != "waiting", f"{event.id} waits on")
-        queued = [f.request.client for f in books.waiting.values() if not f.request.accepted]
+        queued = [f.request.client for f in books.waiting.values() if not f.welcome]
         full = len(queued) > books.policy.queue_max_size
         must("queue full", not full, f"{len(queued)} wait")
         most = books.policy.queue_max_per_client
