@@ -38,6 +38,10 @@ class Passes:
             # Whose turn it is in another bin is passed over in none.
             and fate.request.model not in planned
         ]
+        # Passes count between two loads of a model, however those end.
+        for fate in books.waiting.values():
+            if fate.request.model == command.model:
+                fate.passed_over = dict.fromkeys(fate.passed_over, 0)
         head = books.surely_first(homeless)
         if head is not None:
             self._begins_anew(command.bin, head)
