@@ -13,7 +13,7 @@ from tests.fuzz_scene import Scene
 from tests.fuzz_shrink import rule_of, shrink
 from tests.fuzz_story import spell, story
 
-RUNS = int(os.environ.get("FUZZ_RUNS", "300"))
+RUNS = int(os.environ.get("FUZZ_RUNS", "200"))
 BLOCK = 10
 
 
