@@ -153,5 +153,4 @@ def is_served_by(plan: Plan, bin_id: BinId, request: Request) -> bool:
 def _first(state: State, groups: Sequence[Group]) -> Request:
     if len(groups) == 1:
         return groups[0].first
-    firsts = (group.first for group in groups)
-    return min(firsts, key=lambda each: (each.priority, each.arrived_at, state.line.joined(each)))
+    return state.line.first_of(group.first for group in groups)

@@ -71,9 +71,7 @@ def _heir(state: State, request: Request, books: Books) -> Request | None:
         served = [g.first for g in groups if would_share(request, g.first.at(books.bin.id))]
         if not served:
             return None
-        first = min(
-            served, key=lambda each: (each.priority, each.arrived_at, state.line.joined(each))
-        )
+        first = state.line.first_of(served)
         waits = replace(
             request,
             id=first.id,

@@ -212,6 +212,10 @@ class Line:
         """When it joined, in the order of joining."""
         return self._sequence[request.id]
 
+    def first_of(self, requests: Iterable[Request]) -> Request:
+        """The one of some who wait that stands first by class, then age."""
+        return min(requests, key=lambda each: (each.priority, each.arrived_at, self.joined(each)))
+
     def waiting_of(self, client: str) -> int:
         """How many of a client's requests wait."""
         return self._of_client.get(client, 0)
